@@ -1,0 +1,1 @@
+"""neuron: one daemon per GPU host, one worker process per loaded model."""

@@ -1,0 +1,1 @@
+"""The gateway: one OpenAI and Anthropic API in front of every neuron."""
