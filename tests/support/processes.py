@@ -121,7 +121,7 @@ def _await_announcement(
     popen.kill()
     popen.wait()
     output = log.read_text(encoding="utf-8", errors="replace")
-    raise AssertionError(f"{popen.args} did not start:\n{output}")
+    raise AssertionError(f"{popen.args!r} did not start:\n{output}")
 
 
 @contextmanager
