@@ -1,0 +1,25 @@
+"""Fixtures for every test."""
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from tests.support.processes import Home, temporary_home
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A blocking call that our code makes on an event loop fails the test."""
+    if request.node.get_closest_marker("allow_blocking"):
+        yield
+        return
+    with blockbuster_ctx(scanned_modules=["cortex_tui", "services", "neuron"]):
+        yield
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    """A user's folders, empty at first."""
+    with temporary_home() as temporary:
+        yield temporary
