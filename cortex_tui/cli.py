@@ -1,0 +1,259 @@
+"""The `cortex-tui` command.
+
+Every import that costs something is deferred: `--serve` and the one-shot commands run
+without Textual, and the console draws before it has loaded what talks to the network.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cortex_tui.format import Glyphs, glyphs
+from cortex_tui.target import Target, TargetError, parse
+
+OK = 0
+REFUSED = 1
+USAGE = 2
+UNREACHABLE = 3
+INTERRUPTED = 130
+
+DESCRIPTION = """\
+Without a command: the console. It attaches to the gateway that runs on this host, or
+starts one; `q` leaves it running."""
+EXIT_CODES = (
+    "exit codes: 0 ok, 1 refused, 2 usage or configuration, 3 nobody answers, "
+    "130 interrupted"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and return the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check_combination(parser, arguments)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader left (`| head`): nothing more can be said, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cortex-tui", description=DESCRIPTION, epilog=EXIT_CODES
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument(
+        "--attach",
+        metavar="URL",
+        type=_target,
+        help="a gateway elsewhere",
+    )
+    parser.add_argument(
+        "--readonly",
+        action="store_true",
+        help="leave out what changes things",
+    )
+    parser.add_argument("--ascii", action="store_true", help="draw with ASCII only")
+    serve = parser.add_argument_group("gateway in the foreground")
+    serve.add_argument("--serve", action="store_true", help="run it, without a console")
+    serve.add_argument("--listen", metavar="HOST:PORT", help="default: 127.0.0.1:31313")
+    serve.add_argument("--config", metavar="FILE", type=Path, help="cortex.toml to use")
+    serve.add_argument(
+        "--announce", metavar="FILE", type=Path, help="where to say that it listens"
+    )
+    serve.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="default: info",
+    )
+    _add_commands(parser)
+    return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--attach", metavar="URL", type=_target, default=argparse.SUPPRESS,
+        help="a gateway elsewhere",
+    )  # fmt: skip
+
+    status = commands.add_parser("status", parents=[shared], help="the fleet, once")
+    how = status.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="the whole snapshot")
+    how.add_argument("--watch", action="store_true", help="again every 2 s")
+
+    models = commands.add_parser("models", parents=[shared], help="every model")
+    models.add_argument("--json", action="store_true", help="the models' wire form")
+
+    load = commands.add_parser("load", parents=[shared], help="load a model")
+    load.add_argument("model")
+    load.add_argument("--node", help="default: the best one")
+    load.add_argument("--no-wait", action="store_true", help="do not wait for the end")
+
+    unload = commands.add_parser("unload", parents=[shared], help="unload a model")
+    unload.add_argument("model")
+    unload.add_argument("--node", help="default: wherever it is")
+    unload.add_argument(
+        "--no-wait", action="store_true", help="do not wait for the end"
+    )
+
+    for verb, help_ in (("pin", "never evict a model"), ("unpin", "let it be evicted")):
+        pin = commands.add_parser(verb, parents=[shared], help=help_)
+        pin.add_argument("model")
+    commands.add_parser("stop", help="stop the gateway of this host, gracefully")
+
+
+def _target(text: str) -> Target:
+    try:
+        return parse(text)
+    except TargetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _check_combination(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> None:
+    """Refuse what would otherwise be silently ignored."""
+    if arguments.serve and (arguments.command or arguments.attach):
+        parser.error("--serve goes with neither a command nor --attach")
+    if (arguments.command or arguments.serve) and arguments.readonly:
+        parser.error("--readonly belongs to the console")
+    if arguments.command == "stop" and arguments.attach:
+        parser.error("stop ends the gateway of this host; --attach has no say in it")
+    if not arguments.serve:
+        for name in ("listen", "announce", "log_level"):
+            if getattr(arguments, name) is not None:
+                parser.error(f"--{name.replace('_', '-')} needs --serve")
+    if arguments.config and (arguments.command or arguments.attach):
+        parser.error("--config is for a gateway that is started here")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.version:
+        from neuron.protocol.version import build_version
+
+        print(f"cortex-tui {build_version()}")
+        return OK
+    if arguments.serve:
+        return _serve(arguments)
+    if arguments.command == "stop":
+        return _stop()
+    if arguments.command:
+        return _one_shot(arguments)
+    return _console(arguments)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from services.gateway.server import run
+
+    return run(
+        listen=arguments.listen,
+        announce=arguments.announce,
+        config=arguments.config,
+        log_level=arguments.log_level or "info",
+    )
+
+
+def _console(arguments: argparse.Namespace) -> int:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return _fail(
+            USAGE, "the console needs a terminal; `cortex-tui status` does without"
+        )
+    from cortex_tui.app import CortexApp, Options
+
+    app = CortexApp(
+        Options(
+            attach=arguments.attach,
+            config=arguments.config,
+            readonly=arguments.readonly,
+            ascii_only=arguments.ascii or not _speaks_unicode(),
+        )
+    )
+    app.run()
+    if app.farewell:
+        print(app.farewell)
+    return app.return_code or OK
+
+
+def _stop() -> int:
+    from cortex_tui import supervisor
+
+    try:
+        announcement = supervisor.running()
+        if announcement is None:
+            return _fail(UNREACHABLE, "no gateway runs on this host")
+        supervisor.stop(announcement)
+    except supervisor.SupervisorError as error:
+        return _fail(REFUSED, str(error))
+    print(f"stopped the gateway (pid {announcement.pid})")
+    return OK
+
+
+def _one_shot(arguments: argparse.Namespace) -> int:
+    from cortex_tui.plain_http import Refused, Unreachable
+
+    try:
+        where = arguments.attach or _local()
+        return _command(arguments, where, glyphs(_plain_glyphs(arguments)))
+    except Unreachable as error:
+        return _fail(UNREACHABLE, str(error))
+    except Refused as error:
+        return _fail(REFUSED, str(error))
+
+
+def _command(arguments: argparse.Namespace, where: Target, g: Glyphs) -> int:
+    from cortex_tui import oneshot
+
+    if arguments.command == "status" and arguments.watch:
+        oneshot.watch(lambda: oneshot.status(where, as_json=False, g=g))
+    elif arguments.command == "status":
+        print(oneshot.status(where, as_json=arguments.json, g=g))
+    elif arguments.command == "models":
+        print(oneshot.models(where, as_json=arguments.json, g=g))
+    else:
+        node = getattr(arguments, "node", None)
+        if getattr(arguments, "no_wait", False):
+            begun = oneshot.begin(where, arguments.command, arguments.model, node)
+            print(f"{begun.kind} {begun.model}: operation {begun.id} {begun.state}")
+        else:
+            print(oneshot.act(where, arguments.command, arguments.model, node))
+    return OK
+
+
+def _local() -> Target:
+    """The gateway of this host.
+
+    Raises:
+        Unreachable: none has announced itself, or it is gone.
+    """
+    from cortex_tui import supervisor
+    from cortex_tui.plain_http import Unreachable
+    from neuron.protocol.announce import Announcement
+
+    announcement = Announcement.read(supervisor.announcement_path())
+    if announcement is None or not announcement.process_is_alive():
+        raise Unreachable(
+            "no gateway runs on this host; start one with `cortex-tui` or "
+            "`cortex-tui --serve`, or name another with --attach URL"
+        )
+    return supervisor.target_of(announcement)
+
+
+def _plain_glyphs(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.ascii) or not _speaks_unicode()
+
+
+def _speaks_unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"cortex-tui: {message}", file=sys.stderr)
+    return code
