@@ -1,0 +1,96 @@
+"""The `neuron` command.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from neuron.config import load_config
+from neuron.protocol.config_file import ConfigError
+from neuron.protocol.version import build_version
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; without a command it serves."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0].startswith("-") and given[0] not in _OWN_FLAGS):
+        given.insert(0, "serve")
+    if given[0] == "quantize":
+        return _quantize(given[1:])
+    return _serve(_parser().parse_args(given))
+
+
+_OWN_FLAGS = ("-h", "--help", "--version")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="neuron", description="Serve the models of this host."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"neuron {build_version()}"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser(
+        "serve", help="run the daemon (default)", description="Run the daemon."
+    )
+    serve.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:13131")
+    serve.add_argument("--config", type=Path, metavar="FILE", help="neuron.toml")
+    serve.add_argument(
+        "--models-dir", type=Path, action="append", metavar="DIR",
+        help="folder of model folders; repeatable; replaces models_dirs",
+    )  # fmt: skip
+    serve.add_argument(
+        "--announce", type=Path, metavar="FILE", help="write the address there once up"
+    )
+    serve.add_argument("--log-level", choices=_LEVELS, default="info")
+    commands.add_parser("quantize", help="turn a Hugging Face folder into EXL2")
+    return parser
+
+
+def _quantize(arguments: list[str]) -> int:
+    from neuron import quantize_command
+
+    parser = argparse.ArgumentParser(
+        prog="neuron quantize", description="Turn a Hugging Face folder into EXL2."
+    )
+    quantize_command.add_arguments(parser)
+    return quantize_command.run(parser.parse_args(arguments))
+
+
+def _serve(options: argparse.Namespace) -> int:
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    try:
+        loaded = load_config(
+            options.config, listen=options.listen, models_dirs=options.models_dir
+        )
+    except ConfigError as error:
+        print(f"neuron: {error}", file=sys.stderr)
+        return 2
+    except ValidationError as error:
+        for problem in error.errors():
+            reason = problem["msg"].removeprefix("Value error, ")
+            print(f"neuron: {reason}", file=sys.stderr)
+        return 2
+    from neuron.daemon.server import serve
+
+    if loaded.path:
+        logging.getLogger(__name__).info("configuration: %s", loaded.path)
+    try:
+        return serve(loaded.config, options.announce, options.log_level.upper())
+    except OSError as error:
+        print(
+            f"neuron: cannot listen on {loaded.config.listen}: {error}", file=sys.stderr
+        )
+        return 1

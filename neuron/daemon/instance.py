@@ -1,0 +1,330 @@
+"""One model of this neuron: its worker's life from load to unload."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from neuron.config import Limits
+from neuron.daemon.catalogue import Entry
+from neuron.daemon.recovery import LifeSigns, RestartPolicy
+from neuron.daemon.worker_process import WorkerProcess
+from neuron.ipc import Command, LoadFailed, Progress, Ready, Report, Stats, WorkerSpec
+from neuron.protocol.errors import ApiError
+from neuron.protocol.types import LoadPlan, LoadProgress, ModelState
+
+log = logging.getLogger(__name__)
+
+_LOG_LINES_SHOWN: Final = 8
+_STATUS: Final = {"insufficient_memory": 507, "internal_error": 500}
+
+
+class Instance:
+    """Owns a worker process and starts another one when it dies.
+
+    `on_change` is called after every change of state, with words for people, and after
+    every progress report, without.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        plan: LoadPlan,
+        limits: Limits,
+        socket: Path,
+        on_change: Callable[["Instance", str | None], None],
+        log_level: str = "INFO",
+    ) -> None:
+        self.entry = entry
+        self.plan = plan
+        self.state = ModelState.LOADING
+        self.progress: LoadProgress | None = None
+        self.error: str | None = None
+        self.loaded_at: float | None = None
+        self.load_s: float | None = None
+        self.stats: Stats | None = None
+        self.rss_bytes: int | None = None
+        self.relays = 0
+        self.session: aiohttp.ClientSession | None = None
+        self._limits = limits
+        self._socket = socket
+        self._log_level = log_level
+        self._on_change = on_change
+        self._restarts = RestartPolicy()
+        self._life = LifeSigns(limits.stall_s)
+        self._worker: WorkerProcess | None = None
+        self._up: asyncio.Future[LoadFailed | None] | None = None
+        self._settled = asyncio.Event()
+        self._refusal: ApiError | None = None
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._unloading: asyncio.Task[None] | None = None
+        self._life_task = asyncio.create_task(self._live_or_fail())
+
+    # What others look at.
+
+    @property
+    def id(self) -> str:
+        return self.entry.id
+
+    @property
+    def pid(self) -> int | None:
+        return self._worker.pid if self._worker else None
+
+    @property
+    def heartbeat_age(self) -> float | None:
+        return self._life.heartbeat_age if self._worker else None
+
+    async def changed(self, timeout: float) -> bool:
+        """Wait for the next change of state or progress; False after `timeout`."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+                return True
+        except TimeoutError:
+            return False
+
+    async def ready(self) -> None:
+        """Wait until it serves.
+
+        Raises:
+            ApiError: it does not, and why.
+        """
+        await self._settled.wait()
+        if self._refusal is not None:
+            raise dataclasses.replace(self._refusal)
+
+    @contextlib.contextmanager
+    def relaying(self) -> Iterator[aiohttp.ClientSession]:
+        """One request on its way through the worker; unloading waits for it."""
+        assert self.session is not None
+        self.relays += 1
+        self._idle.clear()
+        try:
+            yield self.session
+        finally:
+            self.relays -= 1
+            if not self.relays:
+                self._idle.set()
+
+    def refuse_waiters(self, refusal: ApiError) -> None:
+        """Answer everybody who waits for this load."""
+        self._refusal = refusal
+        self._settled.set()
+
+    # Life.
+
+    def _change(self, state: ModelState, message: str) -> None:
+        self.state = state
+        log.info("%s: %s", self.id, message)
+        self._notify(message)
+
+    def _notify(self, message: str | None) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self._on_change(self, message)
+
+    async def _live_or_fail(self) -> None:
+        try:
+            await self._live()
+        except Exception as error:
+            log.exception("%s: supervision failed", self.id)
+            await self._give_up(_failed(f"supervision failed: {error}", []))
+
+    async def _live(self) -> None:
+        self._notify("loading")
+        try:
+            await self._start()
+        except ApiError as error:
+            await self._give_up(error)
+            return
+        death = await self._watch()
+        while (delay := self._restarts.next_delay()) is not None:
+            await self._discard_worker()
+            self._settled.clear()
+            self.error = f"the worker {death}"
+            self._change(ModelState.RECOVERING, f"the worker {death}; starting another")
+            await asyncio.sleep(delay)
+            try:
+                await self._start()
+            except ApiError as error:
+                death = f"did not come back: {error}"
+            else:
+                death = await self._watch()
+        await self._give_up(
+            _failed(f"the worker {death}; it died too often", self._log_tail())
+        )
+
+    async def _start(self) -> None:
+        """Start a worker and wait until it serves.
+
+        Raises:
+            ApiError: it does not.
+        """
+        started = time.monotonic()
+        self._up = asyncio.get_running_loop().create_future()
+        self._life = LifeSigns(self._limits.stall_s)
+        self.stats = self.progress = None
+        try:
+            self._worker = await WorkerProcess.start(self._spec(), self._on_report)
+        except OSError as error:
+            raise _failed(f"no worker can be started: {error}", []) from error
+        await self._await_up(self._worker, self._up)
+        connector = aiohttp.UnixConnector(str(self._socket), limit=0)
+        self.session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            auto_decompress=False,
+            read_bufsize=256 * 1024,
+        )
+        self.progress = self.error = None
+        self.load_s = time.monotonic() - started
+        self.loaded_at = time.time()
+        self._change(ModelState.READY, f"ready after {self.load_s:.1f} s")
+        self._settled.set()
+
+    async def _await_up(
+        self, worker: WorkerProcess, up: "asyncio.Future[LoadFailed | None]"
+    ) -> None:
+        ended = asyncio.create_task(worker.wait())
+        deadline = time.monotonic() + self._limits.load_timeout_s
+        try:
+            while not (up.done() or ended.done()):
+                either: set[asyncio.Future[Any]] = {up, ended}
+                await asyncio.wait(
+                    either, timeout=1, return_when=asyncio.FIRST_COMPLETED
+                )
+                if time.monotonic() > deadline or self._life.stalled(has_work=True):
+                    worker.kill()
+            if not up.done():
+                raise _failed(
+                    f"the worker {await ended} while it loaded", self._log_tail()
+                )
+            if (failure := up.result()) is not None:
+                raise ApiError(
+                    _STATUS.get(failure.code, 422), failure.message,
+                    code=failure.code, param=failure.param,
+                )  # fmt: skip
+        finally:
+            ended.cancel()
+
+    async def _watch(self) -> str:
+        """Wait for the worker's end, which a stall hastens; says how it came."""
+        worker = self._worker
+        assert worker is not None
+        ended = asyncio.create_task(worker.wait())
+        stalled = False
+        try:
+            while not ended.done():
+                await asyncio.wait({ended}, timeout=min(1.0, self._limits.stall_s / 4))
+                has_work = self.relays > 0 or bool(self.stats and self.stats.busy)
+                if not stalled and self._life.stalled(has_work=has_work):
+                    stalled = True
+                    log.error("%s: worker %d stalls; killing it", self.id, worker.pid)
+                    worker.kill()
+            how = await ended
+        finally:
+            ended.cancel()
+        if stalled:
+            return f"had work and showed no life for {self._limits.stall_s:g} s"
+        return how
+
+    def _on_report(self, report: Report) -> None:
+        match report:
+            case Progress():
+                self._life.beat()
+                self.progress = LoadProgress(
+                    stage=report.stage, done=report.done, total=report.total
+                )
+                self._notify(None)
+            case Ready():
+                self.rss_bytes = report.rss_bytes
+                self._set_up(None)
+            case LoadFailed():
+                self._set_up(report)
+            case Stats():
+                self._life.beat(busy=report.busy, steps=report.steps)
+                self.stats = report
+                self.rss_bytes = report.rss_bytes or self.rss_bytes
+
+    def _set_up(self, outcome: LoadFailed | None) -> None:
+        if self._up is not None and not self._up.done():
+            self._up.set_result(outcome)
+
+    def _log_tail(self) -> list[str]:
+        return self._worker.log_tail[-_LOG_LINES_SHOWN:] if self._worker else []
+
+    async def _give_up(self, error: ApiError) -> None:
+        await self._discard_worker()
+        self.error = "\n".join([error.message, *error.details.get("log", [])])
+        self._change(ModelState.FAILED, f"failed: {error.message}")
+        self.refuse_waiters(error)
+
+    async def _discard_worker(self) -> None:
+        if self.session is not None:
+            await self.session.close()
+            self.session = None
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            await worker.stop()
+        self.stats = None
+        await asyncio.to_thread(self._socket.unlink, missing_ok=True)
+
+    def _spec(self) -> WorkerSpec:
+        plan = self.plan
+        return WorkerSpec(
+            model=self.id,
+            path=self.entry.path,
+            engine=plan.engine,
+            max_seq_len=plan.max_seq_len or 0,
+            slots=plan.slots or 1,
+            cache_mode=plan.cache_mode or "",
+            cache_tokens=plan.cache_tokens or 0,
+            devices=plan.devices,
+            socket=self._socket,
+            max_queue=self._limits.max_queue,
+            queue_wait_s=self._limits.queue_wait_s,
+            max_body_bytes=self._limits.max_body_mb * 1024 * 1024,
+            log_level=self._log_level,
+        )
+
+    # Unload.
+
+    async def unload(self, drain_s: float) -> None:
+        """Let running requests finish for `drain_s` seconds, then end the worker.
+
+        Joins an unload that runs already; the caller's cancellation does not end it.
+        """
+        if self._unloading is None:
+            self._unloading = asyncio.create_task(self._unload(drain_s))
+        await asyncio.shield(self._unloading)
+
+    async def _unload(self, drain_s: float) -> None:
+        self._change(ModelState.UNLOADING, "unloading")
+        self.refuse_waiters(
+            ApiError(
+                409, f"model '{self.id}' is being unloaded", code="model_unloading"
+            )
+        )
+        if self._worker is not None:
+            self._worker.send(Command(kind="close"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._idle.wait()
+        self._life_task.cancel()
+        await asyncio.gather(self._life_task, return_exceptions=True)
+        await self._discard_worker()
+        self._change(ModelState.UNLOADED, "unloaded")
+
+
+def _failed(message: str, tail: list[str]) -> ApiError:
+    return ApiError(
+        500, message, code="load_failed", type="server_error", details={"log": tail}
+    )

@@ -1,0 +1,289 @@
+"""The models of this neuron: who is loaded, who may be, and in what order."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from neuron.config import Limits
+from neuron.daemon import view
+from neuron.daemon.catalogue import Catalogue, Entry
+from neuron.daemon.events import EventLog
+from neuron.daemon.hardware import Hardware
+from neuron.daemon.instance import Instance
+from neuron.protocol.errors import (
+    ApiError,
+    model_not_found,
+    shutting_down,
+    unavailable,
+)
+from neuron.protocol.types import (
+    LoadPlan,
+    LoadRequest,
+    Model,
+    ModelLoad,
+    ModelState,
+    UnloadRequest,
+    UnloadResult,
+)
+
+if TYPE_CHECKING:
+    from neuron.engines.base import HostMemory
+
+log = logging.getLogger(__name__)
+
+_GONE: Final = (ModelState.UNLOADED, ModelState.FAILED)
+
+
+class ModelManager:
+    """Loads are single-flight per model and decided one at a time, so that two of them
+    cannot count on the same memory."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        hardware: Hardware,
+        events: EventLog,
+        limits: Limits,
+        sockets: Path,
+        log_level: str = "INFO",
+    ) -> None:
+        self._catalogue = catalogue
+        self._hardware = hardware
+        self._events = events
+        self._limits = limits
+        self._sockets = sockets
+        self._log_level = log_level
+        self._deciding = asyncio.Lock()
+        self._instances: dict[str, Instance] = {}
+        self._started = 0
+        self.draining = False
+
+    # Views.
+
+    def models(self) -> list[Model]:
+        """Everything on disk or loaded, by id."""
+        entries = {**self._catalogue.entries}
+        entries.update({i.id: i.entry for i in self._instances.values()})
+        return [self.model(entries[model_id]) for model_id in sorted(entries)]
+
+    def model(self, entry: Entry) -> Model:
+        instance = self._instances.get(entry.id)
+        memory = self._memory_of(instance) if instance else None
+        return view.model(entry, instance, memory)
+
+    def loads(self) -> list[ModelLoad]:
+        """How busy every worker is."""
+        return [view.load(i) for i in self._instances.values() if i.pid is not None]
+
+    def pids(self) -> Iterable[int]:
+        return [i.pid for i in self._instances.values() if i.pid is not None]
+
+    def _memory_of(self, instance: Instance) -> int | None:
+        if instance.pid is None:
+            return None
+        if instance.plan.devices:
+            return self._hardware.vram_of(instance.pid)
+        return instance.rss_bytes
+
+    # Load.
+
+    async def plan(self, request: LoadRequest) -> LoadPlan:
+        """What the load would need, and whether it fits now.
+
+        Raises:
+            ApiError: 404 or 422, naming what is wrong with the request.
+        """
+        entry = await self._catalogue.get(request.model)
+        return await asyncio.to_thread(_plan, entry, request, self._host_memory())
+
+    async def load(self, request: LoadRequest) -> tuple[Instance, bool]:
+        """Begin or join the load; True where the model was loaded already.
+
+        Raises:
+            ApiError: it cannot be loaded, now or at all.
+        """
+        self._refuse_when_draining()
+        async with self._deciding:
+            instance = self._instances.get(request.model)
+            if instance is not None and instance.state not in _GONE:
+                return instance, _join(instance, request)
+            entry = await self._catalogue.get(request.model)
+            plan = await asyncio.to_thread(_plan, entry, request, self._host_memory())
+            if not plan.fits:
+                raise _does_not_fit(plan)
+            self._refuse_when_draining()
+            return self._begin(entry, plan), False
+
+    def _begin(self, entry: Entry, plan: LoadPlan) -> Instance:
+        self._started += 1
+        instance = Instance(
+            entry,
+            plan,
+            self._limits,
+            self._sockets / f"{self._started}.sock",
+            self._on_change,
+            self._log_level,
+        )
+        self._instances[entry.id] = instance
+        return instance
+
+    def _host_memory(self) -> "HostMemory":
+        from neuron.engines.base import HostMemory
+
+        available = self._hardware.ram_available_bytes
+        if available is not None:
+            # What loads in flight have yet to take is spoken for.
+            available -= sum(
+                max(0, (i.plan.need_bytes or 0) - (i.rss_bytes or 0))
+                for i in self._instances.values()
+                if i.state is ModelState.LOADING and not i.plan.devices
+            )
+        return HostMemory(available, self._hardware.vram_free_bytes())
+
+    def _on_change(self, instance: Instance, message: str | None) -> None:
+        if instance.state is ModelState.UNLOADED:
+            del self._instances[instance.id]
+        self._events.publish(message or "", model=self.model(instance.entry))
+
+    # Unload.
+
+    async def unload(self, request: UnloadRequest) -> UnloadResult:
+        """Give the model's memory back; nothing to do is no error.
+
+        Raises:
+            ApiError: 404, there is no such model.
+        """
+        instance = self._instances.get(request.model)
+        if instance is None:
+            await self._catalogue.get(request.model)
+            return UnloadResult(model=request.model, freed_bytes=0)
+        drain_s = self._limits.drain_s if request.drain_s is None else request.drain_s
+        await self._hardware.refresh()
+        held = self._memory_of(instance)
+        await instance.unload(drain_s)
+        await self._hardware.refresh()
+        return UnloadResult(model=request.model, freed_bytes=held)
+
+    # Inference.
+
+    def route(self, model_id: str) -> Instance:
+        """The instance that serves `model_id` now.
+
+        Raises:
+            ApiError: nobody does, and what to do about it.
+        """
+        self._refuse_when_draining()
+        instance = self._instances.get(model_id)
+        if instance is None:
+            raise _not_loaded(model_id, self._catalogue.entries)
+        match instance.state:
+            case ModelState.READY:
+                return instance
+            case ModelState.LOADING | ModelState.RECOVERING as state:
+                raise unavailable(
+                    f"model '{model_id}' is {state}; retry", f"model_{state}", 2
+                )
+            case ModelState.FAILED:
+                raise unavailable(
+                    f"model '{model_id}' failed: {instance.error}", "model_failed", 30
+                )
+            case _:
+                raise _not_loaded(model_id, [model_id])
+
+    def _refuse_when_draining(self) -> None:
+        if self.draining:
+            raise shutting_down()
+
+    async def shutdown(self) -> None:
+        """Refuse what is new, wake who waits, drain what runs, end every worker."""
+        self.draining = True
+        self._events.publish("shutting down", kind="node")
+        for instance in self._instances.values():
+            instance.refuse_waiters(shutting_down())
+        await asyncio.gather(
+            *(i.unload(self._limits.drain_s) for i in list(self._instances.values()))
+        )
+
+
+def _join(instance: Instance, request: LoadRequest) -> bool:
+    """Whether the instance is ready as it is asked for.
+
+    Raises:
+        ApiError: 409, it is on its way out or was loaded with other settings.
+    """
+    if instance.state is ModelState.UNLOADING:
+        raise ApiError(
+            409,
+            f"model '{request.model}' is being unloaded; load it again afterwards",
+            code="model_unloading",
+            retry_after=1,
+        )
+    asked = request.model_dump(exclude_none=True, exclude={"model"})
+    for field, wanted in asked.items():
+        has = getattr(instance.plan, field, None)
+        if has != wanted:
+            raise ApiError(
+                409,
+                f"model '{request.model}' is loaded with {field} = {has}, not {wanted};"
+                " unload it first",
+                code="already_loaded",
+                param=field,
+                details={"loaded": has, "requested": wanted},
+            )
+    return instance.state is ModelState.READY
+
+
+def _plan(entry: Entry, request: LoadRequest, memory: "HostMemory") -> LoadPlan:
+    from neuron.engines import registry
+    from neuron.engines.base import EngineError
+
+    info = entry.info
+    name = request.engine or entry.engine
+    if info is None or name is None:
+        raise _unsupported(request.model, entry.problem or "no engine can serve it")
+    if name not in registry.names():
+        raise ApiError(
+            422,
+            f"there is no engine '{name}'; there are: {', '.join(registry.names())}",
+            code="unknown_engine",
+            param="engine",
+        )
+    engine = registry.engine_class(name)
+    if (reason := engine.supports(info)) is not None:
+        raise _unsupported(request.model, f"{name}: {reason}")
+    try:
+        return engine.plan(info, request, memory)
+    except EngineError as error:
+        raise ApiError(422, str(error), code=error.code, param=error.param) from error
+
+
+def _unsupported(model: str, reason: str) -> ApiError:
+    return ApiError(
+        422,
+        f"model '{model}' cannot be served: {reason}",
+        code="model_not_supported",
+        param="model",
+    )
+
+
+def _does_not_fit(plan: LoadPlan) -> ApiError:
+    return ApiError(
+        507,
+        plan.reason or f"model '{plan.model}' does not fit",
+        code="insufficient_memory",
+        type="server_error",
+        details={"plan": plan.model_dump()},
+    )
+
+
+def _not_loaded(model_id: str, known: Iterable[str]) -> ApiError:
+    if model_id not in known:
+        return model_not_found(model_id, list(known))
+    return ApiError(
+        409,
+        f"model '{model_id}' is not loaded; POST /models/load loads it",
+        code="model_not_loaded",
+        param="model",
+    )

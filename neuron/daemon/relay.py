@@ -1,0 +1,114 @@
+"""`/v1/*` on its way to the worker that serves the model, as bytes."""
+
+import contextlib
+import logging
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from neuron.daemon.instance import Instance
+from neuron.daemon.manager import ModelManager
+from neuron.protocol import sse
+from neuron.protocol.errors import ApiError
+from neuron.web import ClientGoneError, EventStream, error_event, parse_json
+
+log = logging.getLogger(__name__)
+
+_REQUEST_HEADERS: Final = ("Content-Type", "X-Request-Id")
+_RESPONSE_HEADERS: Final = ("Content-Type", "Retry-After", "X-Request-Id")
+_EVENT_END: Final = b"\n\n"
+
+
+class Relay:
+    """Sends a request to its worker and the answer back, and notices either's end."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        instance = self._manager.route(_model_of(body))
+        headers = {
+            name: request.headers[name]
+            for name in _REQUEST_HEADERS
+            if name in request.headers
+        }
+        with instance.relaying() as session:
+            try:
+                upstream = await session.post(
+                    f"http://worker{request.path}", data=body, headers=headers
+                )
+            except (aiohttp.ClientError, OSError) as error:
+                raise _worker_lost(instance, error) from error
+            async with upstream:
+                return await _answer(request, upstream, instance)
+
+
+def _model_of(body: bytes) -> str:
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise ApiError(
+            400, "the body must be a JSON object", code="invalid_request_body"
+        )
+    match value.get("model"):
+        case str(model) if model:
+            return model
+        case None | "":
+            raise ApiError(
+                400, "model: name the model", code="missing_model_field", param="model"
+            )
+        case other:
+            raise ApiError(
+                400,
+                f"model: must be a string, not {type(other).__name__}",
+                code="invalid_request_body",
+                param="model",
+            )
+
+
+async def _answer(
+    request: web.Request, upstream: aiohttp.ClientResponse, instance: Instance
+) -> web.StreamResponse:
+    headers = {
+        name: upstream.headers[name]
+        for name in _RESPONSE_HEADERS
+        if name in upstream.headers
+    }
+    if upstream.content_type != sse.CONTENT_TYPE:
+        try:
+            body = await upstream.read()
+        except aiohttp.ClientError as error:
+            raise _worker_lost(instance, error) from error
+        return web.Response(status=upstream.status, headers=headers, body=body)
+    stream = await EventStream(request, headers).open()
+    with contextlib.suppress(ClientGoneError):
+        await _splice(upstream.content, stream, instance)
+    return stream.response
+
+
+async def _splice(
+    source: aiohttp.StreamReader, stream: EventStream, instance: Instance
+) -> None:
+    """Whole events only: what a dying worker sent last may be half of one."""
+    held = b""
+    while not source.at_eof():
+        try:
+            held += await source.readany()
+        except aiohttp.ClientError as error:
+            await stream.send(error_event(_worker_lost(instance, error)))
+            return
+        whole, end, held = held.rpartition(_EVENT_END)
+        if end:
+            await stream.send(whole + end)
+
+
+def _worker_lost(instance: Instance, error: Exception) -> ApiError:
+    log.warning("%s: lost the worker: %s", instance.id, repr(error))
+    return ApiError(
+        502,
+        f"the worker of model '{instance.id}' went away; it is being started again",
+        code="worker_lost",
+        type="server_error",
+        retry_after=3,
+    )

@@ -1,0 +1,67 @@
+"""Wire views of what the daemon knows."""
+
+from typing import Final
+
+from neuron.daemon.catalogue import Entry
+from neuron.daemon.instance import Instance
+from neuron.protocol.types import Model, ModelLoad, ModelState, Servable
+
+_MIB: Final = 1024 * 1024
+
+
+def model(entry: Entry, instance: Instance | None, memory: int | None) -> Model:
+    """One model, loaded (`instance`) or not; `memory` in bytes as measured."""
+    view = Model(
+        id=entry.id,
+        engine=entry.engine,
+        servable=Servable(ok=entry.problem is None, reason=entry.problem),
+    )
+    if (info := entry.info) is not None:
+        view.format = info.format
+        view.bpw = round(info.bpw, 3)
+        view.architecture = info.architecture
+        view.context = info.context
+        view.weight_bytes = info.weight_bytes
+        view.kv_bytes_per_token = info.kv_bytes_per_token
+        view.capabilities = ["completions", "chat", "logprobs"]
+        if info.has_chat_template:
+            view.capabilities.append("chat_template")
+    if instance is not None:
+        _describe(view, instance, memory)
+    return view
+
+
+def _describe(view: Model, instance: Instance, memory: int | None) -> None:
+    plan = instance.plan
+    view.state = instance.state
+    view.engine = plan.engine
+    view.max_seq_len = plan.max_seq_len
+    view.slots = plan.slots
+    view.cache_mode = plan.cache_mode
+    view.devices = plan.devices
+    view.memory_mb = None if memory is None else memory // _MIB
+    view.progress = instance.progress
+    view.error = instance.error
+    view.loaded_at = instance.loaded_at
+    if instance.state is ModelState.FAILED:
+        view.servable = Servable(ok=False, reason=instance.error)
+
+
+def load(instance: Instance) -> ModelLoad:
+    """How busy one instance is."""
+    stats = instance.stats
+    view = ModelLoad(
+        id=instance.id,
+        pid=instance.pid,
+        slots=instance.plan.slots,
+        heartbeat_age_s=instance.heartbeat_age,
+    )
+    if stats is not None:
+        view.in_flight = stats.in_flight
+        view.queued = stats.queued
+        view.kv_pages_used = stats.kv_pages_used
+        view.kv_pages_total = stats.kv_pages_total
+        view.decode_tok_s = stats.decode_tok_s
+        view.prefill_tok_s = stats.prefill_tok_s
+        view.steps = stats.steps
+    return view

@@ -1,0 +1,90 @@
+"""What daemon and worker say to each other over pipes: one JSON object a line.
+
+The worker's standard input carries its `WorkerSpec` and then `Command`s; its end means
+that the daemon is gone. `Report`s come back through a pipe of their own, because
+libraries print to standard output.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter
+
+from neuron.protocol.types import Wire
+
+REPORT_FD_ENV: Final = "NEURON_REPORT_FD"
+"""Number of the inherited descriptor that takes reports."""
+
+HEARTBEAT_INTERVAL_S: Final = 0.5
+
+
+class WorkerSpec(Wire):
+    """Everything a worker is told: which model, how, and where to listen."""
+
+    model: str
+    path: Path
+    engine: str
+    max_seq_len: int
+    slots: int
+    cache_mode: str
+    cache_tokens: int
+    devices: list[int] = Field(default_factory=list)
+    socket: Path
+    max_queue: int = 64
+    queue_wait_s: float = 60
+    max_body_bytes: int = 32 * 1024 * 1024
+    log_level: str = "INFO"
+
+
+class Command(Wire):
+    """`close`: wake whoever waits and take nobody new. `stop`: end what runs, exit."""
+
+    kind: Literal["close", "stop"]
+
+
+class Progress(Wire):
+    """The load went on."""
+
+    kind: Literal["progress"] = "progress"
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class Ready(Wire):
+    """The model answers on its socket."""
+
+    kind: Literal["ready"] = "ready"
+    rss_bytes: int | None = None
+    load_s: float = 0
+
+
+class Stats(Wire):
+    """Heartbeat: the loop lives; `steps` says whether the engine does."""
+
+    kind: Literal["stats"] = "stats"
+    in_flight: int = 0
+    queued: int = 0
+    busy: bool = False
+    steps: int = 0
+    kv_pages_used: int = 0
+    kv_pages_total: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    decode_tok_s: float | None = None
+    prefill_tok_s: float | None = None
+    rss_bytes: int | None = None
+
+
+class LoadFailed(Wire):
+    """The load ended with an error that the worker could name; it exits."""
+
+    kind: Literal["failed"] = "failed"
+    code: str = "load_failed"
+    message: str = ""
+    param: str | None = None
+
+
+Report = Annotated[Progress | Ready | Stats | LoadFailed, Field(discriminator="kind")]
+REPORT: Final[TypeAdapter[Progress | Ready | Stats | LoadFailed]] = TypeAdapter(Report)

@@ -1,0 +1,205 @@
+"""What every HTTP surface of a neuron does alike: bodies, errors, event streams."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Self, TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from neuron.protocol import sse
+from neuron.protocol.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+COMMENT_INTERVAL_S: Final = 1.0
+"""Clients give up on a connection that is silent for longer than a few of these."""
+
+SEND_DEADLINE_S: Final = 120.0
+"""A client that takes no byte for this long is taken to be gone."""
+
+
+async def read_json(request: web.Request) -> Any:
+    """The body's JSON.
+
+    Raises:
+        ApiError: 400 `malformed_json`, or 413 from the middleware.
+    """
+    return parse_json(await request.read())
+
+
+def parse_json(body: bytes) -> Any:
+    """`body` as JSON.
+
+    Raises:
+        ApiError: 400 `malformed_json`.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(
+            400, f"the body is not valid JSON: {error}", code="malformed_json"
+        ) from error
+
+
+def validate(model: type[M], value: Any) -> M:
+    """`value` as `model`; the first thing that is wrong is named.
+
+    Raises:
+        ApiError: 400 `invalid_request_body` whose `param` is the offending field.
+    """
+    if not isinstance(value, dict):
+        raise ApiError(
+            400, "the body must be a JSON object", code="invalid_request_body"
+        )
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = _path(first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ApiError(
+            400, f"{param}: {message}", code="invalid_request_body", param=param
+        ) from error
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`messages[0].content`, without the class names that unions add."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part.islower() and part not in _UNION_TAGS:
+            path += f".{part}" if path else part
+    return path
+
+
+_UNION_TAGS: Final = frozenset({"str", "int", "float", "bool", "list", "dict"})
+
+
+def json_response(
+    value: BaseModel | dict[str, Any],
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> web.Response:
+    """`value` as a JSON answer."""
+    body = (
+        value.model_dump_json().encode()
+        if isinstance(value, BaseModel)
+        else orjson.dumps(value)
+    )
+    return web.Response(
+        body=body, status=status, headers=headers, content_type="application/json"
+    )
+
+
+def error_response(error: ApiError) -> web.Response:
+    """The envelope as a whole answer."""
+    return json_response(error.envelope(), error.status, error.headers())
+
+
+def error_event(error: ApiError, event: str | None = None) -> bytes:
+    """The envelope inside a stream that has begun."""
+    return sse.encode(orjson.dumps(error.envelope()), event)
+
+
+def _from_http(error: web.HTTPException, request: web.Request) -> ApiError:
+    where = f"{request.method} {request.path}"
+    match error.status:
+        case 404:
+            return ApiError(404, f"there is no {where}", code="not_found")
+        case 405:
+            assert isinstance(error, web.HTTPMethodNotAllowed)
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"{where} is not allowed; allowed: {allowed}"
+            return ApiError(405, message, code="method_not_allowed")
+        case 413:
+            return ApiError(
+                413, f"the body is too large: {error.text}", code="request_too_large"
+            )
+        case status:
+            return ApiError(status, error.reason, code="http_error")
+
+
+@web.middleware
+async def error_middleware(
+    request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """Every failure leaves as the one envelope; unexpected ones are logged whole."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        log.info(
+            "%s %s: %d %s: %s",
+            request.method, request.path, error.status, error.code, error.message,
+        )  # fmt: skip
+        return error_response(error)
+    except web.HTTPException as error:
+        refusal = _from_http(error, request)
+        log.info("%s %s: %d", request.method, request.path, refusal.status)
+        response = error_response(refusal)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        failure = ApiError(
+            500,
+            "internal error; the server's log has the details",
+            code="internal_error",
+            type="server_error",
+        )
+        return error_response(failure)
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection, or reads no more."""
+
+
+class EventStream:
+    """A server-sent event stream to one client.
+
+    `send` waits for a slow client, so that nothing piles up here, and gives up on one
+    that takes nothing at all.
+    """
+
+    def __init__(self, request: web.Request, headers: dict[str, str] | None = None):
+        self._request = request
+        self._response = web.StreamResponse(
+            headers={
+                "Content-Type": sse.CONTENT_TYPE,
+                "Cache-Control": "no-cache",
+                "X-Accel-Buffering": "no",
+                **(headers or {}),
+            }
+        )
+
+    @property
+    def response(self) -> web.StreamResponse:
+        return self._response
+
+    async def open(self) -> Self:
+        """Send the headers, once; from here on errors are events."""
+        if not self._response.prepared:
+            await self._response.prepare(self._request)
+        return self
+
+    async def send(self, data: bytes) -> None:
+        """Write one or more encoded events.
+
+        Raises:
+            ClientGoneError: it closed the connection, or took nothing in time.
+        """
+        try:
+            async with asyncio.timeout(SEND_DEADLINE_S):
+                await self._response.write(data)
+        except (ConnectionError, TimeoutError) as error:
+            raise ClientGoneError from error
+
+    async def comment(self, text: str) -> None:
+        await self.send(sse.comment(text))
