@@ -1,0 +1,119 @@
+"""`neuron quantize`: an fp16 or bf16 model folder into an EXL2 one."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from neuron.exl2.bitstream import BLOCK_ROWS, WIDTHS
+from neuron.exl2.convert import (
+    ConvertError,
+    ConvertOptions,
+    ConvertReport,
+    LayerReport,
+    convert,
+)
+from neuron.exl2.errors import FormatError
+
+OK: Final = 0
+REFUSED: Final = 1
+INTERRUPTED: Final = 130
+
+
+def _bits(text: str) -> float:
+    bits = float(text)
+    if not min(WIDTHS) <= bits <= max(WIDTHS):
+        raise argparse.ArgumentTypeError(f"must be within 2 and 8, not {text}")
+    return bits
+
+
+def _group_rows(text: str) -> int:
+    rows = int(text)
+    if rows <= 0 or rows % BLOCK_ROWS:
+        raise argparse.ArgumentTypeError(f"must be a multiple of 32, not {text}")
+    return rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `neuron quantize`."""
+    parser.description = (
+        "Quantize an fp16 or bf16 Hugging Face folder into EXL2, on the CPU, by "
+        "rounding to nearest with a search for the best scales. No calibration."
+    )
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder to read")
+    parser.add_argument(
+        "target", type=Path, metavar="DST", help="folder to make; new or empty"
+    )
+    parser.add_argument(
+        "--bits",
+        type=_bits,
+        required=True,
+        metavar="B",
+        help="mean bits per weight without the head, scales included, such as 4.5",
+    )
+    parser.add_argument(
+        "--head-bits",
+        type=int,
+        choices=sorted(WIDTHS),
+        default=6,
+        help="bits per weight of lm_head (default 6)",
+    )
+    parser.add_argument(
+        "--group-rows",
+        type=_group_rows,
+        default=32,
+        metavar="N",
+        help="rows that share a scale, a multiple of 32 (default 32)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantize; 0 where it worked, 1 where it was refused, 130 where interrupted."""
+    console = Console()
+    options = ConvertOptions(
+        bits=args.bits,
+        head_bits=args.head_bits,
+        group_rows=args.group_rows,
+        workers=os.cpu_count() or 1,
+    )
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
+    try:
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            report = convert(args.source, args.target, options, _shown(progress))
+    except (ConvertError, FormatError, OSError) as error:
+        Console(stderr=True).print(f"neuron quantize: {error}", markup=False)
+        return REFUSED
+    except KeyboardInterrupt:
+        Console(stderr=True).print("neuron quantize: interrupted; nothing was kept")
+        return INTERRUPTED
+    console.print(_summary(args.target, report), markup=False, highlight=False)
+    return OK
+
+
+def _shown(progress: Progress) -> Callable[[LayerReport], None]:
+    """A callback that moves the bar and prints a line for each layer."""
+    task = progress.add_task("Quantizing", total=None)
+
+    def show(layer: LayerReport) -> None:
+        progress.console.print(
+            f"{layer.key:<40} {layer.bpw:6.3f} bpw   error {layer.error:8.4%}",
+            highlight=False,
+            markup=False,
+        )
+        progress.update(task, completed=layer.done, total=layer.total)
+
+    return show
+
+
+def _summary(target: Path, report: ConvertReport) -> str:
+    mean = sum(layer.error for layer in report.layers) / len(report.layers)
+    return (
+        f"{target}: {report.bpw:.3f} bpw, head {report.head_bpw:.3f} bpw, "
+        f"{report.bytes_written / 1e6:.1f} MB; "
+        f"error (relative Frobenius norm) {mean:.2%} on average, "
+        f"{max(layer.error for layer in report.layers):.2%} at most"
+    )
