@@ -1,0 +1,291 @@
+"""cortex.toml and models.toml: what they may say, and how they are read.
+
+Every key here does something; any other key is an error with file and line.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from neuron.protocol import config_file, paths, routes
+from neuron.protocol.config_file import ConfigError, ConfigModel
+from services.schema import DEFAULT_METRICS_PORT, DEFAULT_PORT
+
+CORTEX_TOML = "cortex.toml"
+MODELS_TOML = "models.toml"
+ENV_PREFIX = "CORTEX_"
+LOCAL_NODE = "local"
+"""Name of the neuron that the gateway runs on its own host."""
+OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host name or IP address, and a port (0: any free one)."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """`HOST:PORT`, or `[IPV6]:PORT`.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("should be HOST:PORT, such as 127.0.0.1:31313")
+        return cls(host, int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        return is_loopback(self.host)
+
+    def url(self, port: int | None = None) -> str:
+        """`http://host:port`, with the port that was really bound."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port if port is None else port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this very machine and nothing else."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(text: str) -> str:
+    Address.parse(text)
+    return text
+
+
+def _listen_or_off(text: str) -> str:
+    return text if text == OFF else _listen(text)
+
+
+def _endpoint(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("should be a URL, such as http://gpu1:13131")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("should be a URL without a path, such as http://gpu1:13131")
+    return text.rstrip("/")
+
+
+Listen = Annotated[str, AfterValidator(_listen)]
+Seconds = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class GatewaySection(ConfigModel):
+    """`[gateway]`."""
+
+    listen: Listen = f"127.0.0.1:{DEFAULT_PORT}"
+    metrics_listen: Annotated[str, AfterValidator(_listen_or_off)] = (
+        f"127.0.0.1:{DEFAULT_METRICS_PORT}"
+    )
+    """`off` serves no metrics."""
+    auth: Literal["none"] | None = None
+    """`none` says that whoever reaches the port may use it."""
+    drain_s: Annotated[float, Field(ge=0)] = 30
+    """How long requests in flight may go on after a stop was asked for."""
+    load_timeout_s: Seconds = 600
+    """How long a request waits for its model to be loaded."""
+    first_byte_timeout_s: Seconds = 60
+    """How long a neuron may take to begin a stream."""
+    idle_timeout_s: Seconds = 300
+    """How long a stream may be silent."""
+    response_timeout_s: Seconds = 1800
+    """How long a neuron may take to answer a request that does not stream."""
+    max_body_mb: Annotated[int, Field(ge=1, le=1024)] = 64
+
+
+class NeuronSection(ConfigModel):
+    """One `[[neurons]]`."""
+
+    name: Name
+    endpoint: Annotated[str, AfterValidator(_endpoint)]
+    token: str | None = Field(default=None, min_length=1, repr=False)
+    """Sent to this neuron as a bearer token."""
+
+
+class LocalSection(ConfigModel):
+    """`[local]`: the neuron on the gateway's own host."""
+
+    neuron: Literal["auto", "on", "off"] = "auto"
+    """`auto`: on, unless `[[neurons]]` names others."""
+    listen: Listen = f"127.0.0.1:{routes.DEFAULT_PORT}"
+
+
+class CortexConfig(ConfigModel):
+    """cortex.toml."""
+
+    gateway: GatewaySection = GatewaySection()
+    neurons: tuple[NeuronSection, ...] = ()
+    local: LocalSection = LocalSection()
+
+    @property
+    def runs_local_neuron(self) -> bool:
+        if self.local.neuron == "auto":
+            return not self.neurons
+        return self.local.neuron == "on"
+
+    @property
+    def node_names(self) -> set[str]:
+        names = {neuron.name for neuron in self.neurons}
+        return names | {LOCAL_NODE} if self.runs_local_neuron else names
+
+
+class ModelEntry(ConfigModel):
+    """One `[[models]]`: how this model is to be run."""
+
+    id: Name
+    pinned: bool = False
+    """Nothing but an operator unloads it."""
+    place_on: tuple[str, ...] = ()
+    """Nodes that may load it; empty: any that has it on disk."""
+    engine: str | None = None
+    max_seq_len: Annotated[int, Field(ge=1)] | None = None
+    slots: Annotated[int, Field(ge=1)] | None = None
+    cache_mode: str | None = None
+    cache_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class CatalogueFile(ConfigModel):
+    """models.toml."""
+
+    models: tuple[ModelEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """models.toml, read; `found` is False where there is no such file yet."""
+
+    entries: dict[str, ModelEntry]
+    path: Path
+    """Where it was found, or where it would be created."""
+    found: bool
+
+    def entry(self, model: str) -> ModelEntry:
+        """The model's entry, or the defaults."""
+        return self.entries.get(model) or ModelEntry(id=model)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Both files, checked against each other."""
+
+    config: CortexConfig
+    config_path: Path | None
+    catalogue: Catalogue
+    explicit_path: Path | None = None
+    """The cortex.toml that was asked for, where one was."""
+    listen: str | None = None
+    """Where it was asked to listen, whatever the file says."""
+
+
+def load_settings(explicit: Path | None = None, listen: str | None = None) -> Settings:
+    """Read cortex.toml, and the models.toml that goes with it.
+
+    With an `explicit` cortex.toml the catalogue is the one beside it; else each is
+    looked up on its own. `listen` overrides `[gateway] listen`.
+
+    Raises:
+        ConfigError: a file cannot be used; the message names file, line and key.
+    """
+    loaded = config_file.load(
+        CortexConfig, CORTEX_TOML, explicit=explicit, env_prefix=ENV_PREFIX
+    )
+    config = _listening(loaded.config, listen)
+    _refuse_duplicates(
+        loaded.path, "neurons", "name", (neuron.name for neuron in config.neurons)
+    )
+    if config.runs_local_neuron and LOCAL_NODE in {n.name for n in config.neurons}:
+        raise ConfigError(
+            f"{loaded.path}: neurons: the name '{LOCAL_NODE}' belongs to this host's "
+            'own neuron; choose another, or set `neuron = "off"` in [local]'
+        )
+    _check_exposure(loaded.path, config.gateway)
+    catalogue = load_catalogue(explicit)
+    _check_placement(catalogue, config)
+    return Settings(config, loaded.path, catalogue, explicit, listen)
+
+
+def _listening(config: CortexConfig, listen: str | None) -> CortexConfig:
+    if listen is None:
+        return config
+    try:
+        Address.parse(listen)
+    except ValueError as error:
+        raise ConfigError(f"--listen {listen}: {error}") from error
+    gateway = config.gateway.model_copy(update={"listen": listen})
+    return config.model_copy(update={"gateway": gateway})
+
+
+def load_catalogue(explicit_config: Path | None = None) -> Catalogue:
+    """Read models.toml; an absent one is an empty catalogue.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    beside = explicit_config.parent / MODELS_TOML if explicit_config else None
+    if beside is not None and not beside.is_file():
+        return Catalogue({}, beside, found=False)
+    loaded = config_file.load(CatalogueFile, MODELS_TOML, explicit=beside)
+    _refuse_duplicates(
+        loaded.path, "models", "id", (entry.id for entry in loaded.config.models)
+    )
+    path = loaded.path or paths.config_dir() / MODELS_TOML
+    entries = {entry.id: entry for entry in loaded.config.models}
+    return Catalogue(entries, path, found=loaded.path is not None)
+
+
+def _refuse_duplicates(
+    path: Path | None, table: str, key: str, values: Iterable[str]
+) -> None:
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            where = _where(path, (table, index, key))
+            raise ConfigError(f"{where}: {table}.{index}.{key}: '{value}' is repeated")
+        seen.add(value)
+
+
+def _check_exposure(path: Path | None, gateway: GatewaySection) -> None:
+    address = Address.parse(gateway.listen)
+    if address.is_loopback or gateway.auth == "none":
+        return
+    raise ConfigError(
+        f"{_where(path, ('gateway', 'listen'))}: gateway.listen: {gateway.listen} can "
+        "be reached from other hosts, and whoever reaches it may use and steer the "
+        'fleet; set `auth = "none"` in [gateway] to accept that'
+    )
+
+
+def _check_placement(catalogue: Catalogue, config: CortexConfig) -> None:
+    for index, entry in enumerate(catalogue.entries.values()):
+        unknown = sorted(set(entry.place_on) - config.node_names)
+        if unknown:
+            where = _where(catalogue.path, ("models", index, "place_on"))
+            known = ", ".join(sorted(config.node_names)) or "none"
+            raise ConfigError(
+                f"{where}: models.{index}.place_on: no neuron is named "
+                f"'{unknown[0]}'; there is: {known}"
+            )
+
+
+def _where(path: Path | None, location: tuple[str | int, ...]) -> str:
+    if path is None:
+        return "configuration"
+    line = config_file.line_of(path.read_text(encoding="utf-8"), location)
+    return f"{path}:{line}" if line else str(path)

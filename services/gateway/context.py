@@ -1,0 +1,49 @@
+"""What every handler of the gateway's application shares."""
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from neuron.protocol.version import build_version
+from services.config import GatewaySection
+from services.fleet.fleet import Fleet
+from services.gateway.metrics import Metrics
+from services.schema import FleetSnapshot, GatewayView
+
+
+@dataclass(slots=True)
+class Gateway:
+    """One gateway: its fleet, its numbers, and whether it is on its way out."""
+
+    fleet: Fleet
+    metrics: Metrics
+    url: str = ""
+    metrics_url: str | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once no new request is taken; whoever waits for a load gives up then."""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the last requests have ended; event streams end then."""
+
+    @property
+    def limits(self) -> GatewaySection:
+        return self.fleet.settings.config.gateway
+
+    def view(self) -> GatewayView:
+        settings = self.fleet.settings
+        return GatewayView(
+            version=build_version(),
+            pid=os.getpid(),
+            url=self.url,
+            metrics_url=self.metrics_url,
+            started_at=self.fleet.state.started_at,
+            config_path=str(settings.config_path) if settings.config_path else None,
+            catalogue_path=str(settings.catalogue.path),
+        )
+
+    def snapshot(self) -> FleetSnapshot:
+        return self.fleet.snapshot(self.view())
+
+
+GATEWAY = web.AppKey("gateway", Gateway)

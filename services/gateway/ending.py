@@ -1,0 +1,80 @@
+"""How a request ended: one log line and one set of metrics, whatever happened."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from services.fleet.requests import InFlight
+from services.gateway.context import Gateway
+from services.gateway.meter import Usage
+
+log = logging.getLogger("cortex.requests")
+
+CLIENT_CLOSED = 499
+"""nginx's status for a client that went away before its answer was complete."""
+BROKEN_STREAM = 502
+UNMEASURABLE_S = 0.05
+"""Over a shorter time the tokens arrived in one piece, and a rate means nothing."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """Filled in on the way; `record` tells it."""
+
+    status: int = 500
+    outcome: str = "internal_error"
+    """`done`, `client_gone`, or the code of the error."""
+    usage: Usage | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.status >= 500
+
+
+def record(gateway: Gateway, request: InFlight, ending: Ending) -> None:
+    """Take the request off the books and tell how it ended."""
+    now = time.monotonic()
+    duration = now - request.started
+    completion = ending.usage.completion if ending.usage else request.tokens
+    tok_s = _decode_rate(request, completion, now)
+    gateway.fleet.state.requests.close(request, failed=ending.failed)
+    gateway.metrics.request_ended(
+        request.model,
+        request.node or "",
+        request.route,
+        ending.status,
+        duration,
+        request.ttft_s,
+        ending.usage,
+        tok_s,
+    )
+    log.log(
+        logging.WARNING if ending.failed else logging.INFO,
+        "request id=%s client=%s model=%s node=%s route=%s status=%d outcome=%s "
+        "duration=%.3f ttft=%s prompt=%s completion=%s cached=%s tok_s=%s",
+        request.id,
+        request.client.replace(" ", "_"),
+        request.model,
+        request.node or "-",
+        request.route,
+        ending.status,
+        ending.outcome,
+        duration,
+        _number(request.ttft_s, 3),
+        ending.usage.prompt if ending.usage else "-",
+        ending.usage.completion if ending.usage else "-",
+        ending.usage.cached if ending.usage else "-",
+        _number(tok_s, 1),
+    )
+
+
+def _decode_rate(request: InFlight, tokens: int, now: float) -> float | None:
+    """Tokens after the first one, over the time after the first one."""
+    if request.first_token is None or tokens < 2:
+        return None
+    elapsed = now - request.first_token
+    return (tokens - 1) / elapsed if elapsed >= UNMEASURABLE_S else None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

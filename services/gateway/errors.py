@@ -1,0 +1,63 @@
+"""One error envelope on every path, the framework's own errors included."""
+
+import logging
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from neuron.protocol.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+
+def error_response(error: ApiError) -> web.Response:
+    return web.Response(
+        status=error.status,
+        body=orjson.dumps(error.envelope()),
+        content_type="application/json",
+        headers=error.headers(),
+    )
+
+
+@web.middleware
+async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every way to fail into the envelope."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        response = error_response(_framework_error(request, error))
+        if allow := error.headers.get("Allow"):
+            response.headers["Allow"] = allow
+        return response
+    except ConnectionResetError:
+        # The client is gone: nobody reads an answer, and it is no defect.
+        raise
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return error_response(
+            ApiError(
+                500,
+                "an internal error; the gateway's log has the reason",
+                code="internal_error",
+                type="server_error",
+            )
+        )
+
+
+def _framework_error(request: web.Request, error: web.HTTPException) -> ApiError:
+    match error:
+        case web.HTTPNotFound():
+            message = f"there is no {request.path}"
+            return ApiError(404, message, code="not_found")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"{request.path} takes {allowed}, not {request.method}"
+            return ApiError(405, message, code="method_not_allowed")
+        case web.HTTPRequestEntityTooLarge():
+            message = f"the body is larger than the limit: {error.text}"
+            return ApiError(413, message, code="request_too_large")
+        case _:
+            return ApiError(error.status, error.text or error.reason, code="http_error")
