@@ -62,7 +62,9 @@ class SamplingParams:
     """Per occurrence in the output, subtracted from the logit (OpenAI)."""
     presence_penalty: float = 0.0
     """Once per distinct token of the output, subtracted from its logit (OpenAI)."""
-    logit_bias: Mapping[int, float] = MappingProxyType({})
+    logit_bias: Mapping[int, float] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
     """Token id → added to its logit."""
     seed: int | None = None
     """Equal seeds give equal output, whatever else is in the batch; None is random."""
