@@ -36,10 +36,15 @@ class WorkerSpec(Wire):
     log_level: str = "INFO"
 
 
+CloseReason = Literal["unloading", "shutting_down"]
+
+
 class Command(Wire):
-    """`close`: wake whoever waits and take nobody new. `stop`: end what runs, exit."""
+    """`close`: wake whoever waits and take nobody new, because the model is
+    `unloading` or the daemon is `shutting_down`. `stop`: end what runs, and exit."""
 
     kind: Literal["close", "stop"]
+    reason: CloseReason = "unloading"
 
 
 class Progress(Wire):
@@ -56,7 +61,6 @@ class Ready(Wire):
 
     kind: Literal["ready"] = "ready"
     rss_bytes: int | None = None
-    load_s: float = 0
 
 
 class Stats(Wire):

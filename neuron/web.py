@@ -63,9 +63,10 @@ def validate(model: type[M], value: Any) -> M:
         first = error.errors(include_url=False)[0]
         param = _path(first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ApiError(
-            400, f"{param}: {message}", code="invalid_request_body", param=param
-        ) from error
+        code = "invalid_request_body"
+        if first["type"] == "unsupported_parameter":
+            code = first["type"]
+        raise ApiError(400, f"{param}: {message}", code=code, param=param) from error
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -108,6 +109,14 @@ def error_event(error: ApiError, event: str | None = None) -> bytes:
     return sse.encode(orjson.dumps(error.envelope()), event)
 
 
+class ClientGoneError(Exception):
+    """The client closed its connection, or reads no more; the middleware ends it."""
+
+    def __init__(self, response: web.StreamResponse) -> None:
+        super().__init__("the client is gone")
+        self.response = response
+
+
 def _from_http(error: web.HTTPException, request: web.Request) -> ApiError:
     where = f"{request.method} {request.path}"
     match error.status:
@@ -133,6 +142,8 @@ async def error_middleware(
     """Every failure leaves as the one envelope; unexpected ones are logged whole."""
     try:
         return await handler(request)
+    except ClientGoneError as gone:
+        return gone.response
     except ApiError as error:
         log.info(
             "%s %s: %d %s: %s",
@@ -155,10 +166,6 @@ async def error_middleware(
             type="server_error",
         )
         return error_response(failure)
-
-
-class ClientGoneError(Exception):
-    """The client closed its connection, or reads no more."""
 
 
 class EventStream:
@@ -199,7 +206,7 @@ class EventStream:
             async with asyncio.timeout(SEND_DEADLINE_S):
                 await self._response.write(data)
         except (ConnectionError, TimeoutError) as error:
-            raise ClientGoneError from error
+            raise ClientGoneError(self._response) from error
 
     async def comment(self, text: str) -> None:
         await self.send(sse.comment(text))

@@ -32,7 +32,6 @@ from neuron.protocol.types import (
 )
 from neuron.web import (
     COMMENT_INTERVAL_S,
-    ClientGoneError,
     EventStream,
     error_event,
     json_response,
@@ -181,9 +180,8 @@ class NeuronApi:
             await stream.send(sse.encode(result.model_dump_json(), "result"))
         except ApiError as error:
             await stream.send(error_event(error, "error"))
-        except ClientGoneError:
-            pass  # The load goes on: others may wait for it, and it is idempotent.
         finally:
+            # Without its client the load goes on: others may wait for it.
             settled.cancel()
             await asyncio.gather(settled, return_exceptions=True)
         return stream.response
@@ -220,7 +218,7 @@ class NeuronApi:
         await self._look_around()
         stream = EventStream(request)
         with (
-            contextlib.suppress(ClientGoneError, LaggedError),
+            contextlib.suppress(LaggedError),
             self._events.subscribe() as subscription,
         ):
             missed = self._missed(request.headers.get("Last-Event-ID", ""))

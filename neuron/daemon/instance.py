@@ -15,7 +15,16 @@ from neuron.config import Limits
 from neuron.daemon.catalogue import Entry
 from neuron.daemon.recovery import LifeSigns, RestartPolicy
 from neuron.daemon.worker_process import WorkerProcess
-from neuron.ipc import Command, LoadFailed, Progress, Ready, Report, Stats, WorkerSpec
+from neuron.ipc import (
+    CloseReason,
+    Command,
+    LoadFailed,
+    Progress,
+    Ready,
+    Report,
+    Stats,
+    WorkerSpec,
+)
 from neuron.protocol.errors import ApiError
 from neuron.protocol.types import LoadPlan, LoadProgress, ModelState
 
@@ -297,16 +306,16 @@ class Instance:
 
     # Unload.
 
-    async def unload(self, drain_s: float) -> None:
+    async def unload(self, drain_s: float, reason: CloseReason = "unloading") -> None:
         """Let running requests finish for `drain_s` seconds, then end the worker.
 
         Joins an unload that runs already; the caller's cancellation does not end it.
         """
         if self._unloading is None:
-            self._unloading = asyncio.create_task(self._unload(drain_s))
+            self._unloading = asyncio.create_task(self._unload(drain_s, reason))
         await asyncio.shield(self._unloading)
 
-    async def _unload(self, drain_s: float) -> None:
+    async def _unload(self, drain_s: float, reason: CloseReason) -> None:
         self._change(ModelState.UNLOADING, "unloading")
         self.refuse_waiters(
             ApiError(
@@ -314,7 +323,7 @@ class Instance:
             )
         )
         if self._worker is not None:
-            self._worker.send(Command(kind="close"))
+            self._worker.send(Command(kind="close", reason=reason))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 await self._idle.wait()

@@ -203,7 +203,10 @@ class ModelManager:
         for instance in self._instances.values():
             instance.refuse_waiters(shutting_down())
         await asyncio.gather(
-            *(i.unload(self._limits.drain_s) for i in list(self._instances.values()))
+            *(
+                instance.unload(self._limits.drain_s, "shutting_down")
+                for instance in list(self._instances.values())
+            )
         )
 
 

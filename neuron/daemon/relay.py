@@ -1,6 +1,5 @@
 """`/v1/*` on its way to the worker that serves the model, as bytes."""
 
-import contextlib
 import logging
 from typing import Final
 
@@ -11,7 +10,7 @@ from neuron.daemon.instance import Instance
 from neuron.daemon.manager import ModelManager
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
-from neuron.web import ClientGoneError, EventStream, error_event, parse_json
+from neuron.web import EventStream, error_event, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +81,7 @@ async def _answer(
             raise _worker_lost(instance, error) from error
         return web.Response(status=upstream.status, headers=headers, body=body)
     stream = await EventStream(request, headers).open()
-    with contextlib.suppress(ClientGoneError):
-        await _splice(upstream.content, stream, instance)
+    await _splice(upstream.content, stream, instance)
     return stream.response
 
 

@@ -1,0 +1,75 @@
+"""The worker's HTTP surface."""
+
+import asyncio
+
+from aiohttp import web
+
+from neuron.protocol import routes
+from neuron.text.tokenizer import TextTokenizer
+from neuron.web import error_middleware, json_response, read_json, validate
+from neuron.worker.inference import Inference
+from neuron.worker.prompts import ServedModel
+from neuron.worker.schema import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeBody,
+    refuse_unsupported,
+)
+
+
+class WorkerApi:
+    """Handlers over one loaded model."""
+
+    def __init__(self, model: ServedModel, inference: Inference) -> None:
+        self._model = model
+        self._inference = inference
+
+    def app(self, max_body_bytes: int) -> web.Application:
+        app = web.Application(
+            middlewares=[error_middleware], client_max_size=max_body_bytes
+        )
+        app.router.add_post(routes.V1_CHAT_COMPLETIONS, self.chat)
+        app.router.add_post(routes.V1_COMPLETIONS, self.completions)
+        app.router.add_post(routes.V1_TOKENIZE, self.tokenize)
+        app.router.add_post(routes.V1_DETOKENIZE, self.detokenize)
+        return app
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        value = await read_json(request)
+        refuse_unsupported(value)
+        return await self._inference.answer(request, validate(ChatBody, value))
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        value = await read_json(request)
+        refuse_unsupported(value)
+        return await self._inference.answer(request, validate(CompletionBody, value))
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = validate(TokenizeBody, await read_json(request))
+        ids = await asyncio.to_thread(_tokenize, self._model, body)
+        answer = {
+            "count": len(ids),
+            "max_model_len": self._model.max_seq_len,
+            "tokens": ids,
+        }
+        if body.return_token_strs:
+            answer["token_strs"] = _names(self._model.tokenizer, ids)
+        return json_response(answer)
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        body = validate(DetokenizeBody, await read_json(request))
+        self._model.check_ids(body.tokens, "tokens")
+        text = await asyncio.to_thread(self._model.tokenizer.decode, body.tokens)
+        return json_response({"prompt": text})
+
+
+def _tokenize(model: ServedModel, body: TokenizeBody) -> list[int]:
+    if body.messages is not None:
+        return model.render(body.messages)
+    assert body.prompt is not None
+    return model.tokenizer.encode(body.prompt, add_bos=body.add_special_tokens)
+
+
+def _names(tokenizer: TextTokenizer, ids: list[int]) -> list[str]:
+    return [tokenizer.token(token_id) for token_id in ids]

@@ -1,0 +1,66 @@
+"""What a worker's heartbeat says."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from neuron.ipc import Stats
+from neuron.worker.admission import Admission
+from neuron.worker.engine_host import EngineHost
+
+_WINDOW_S: Final = 2.0
+
+
+def rss_bytes() -> int | None:
+    """Resident memory of this process; None where /proc does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Rate:
+    """A counter's growth per second over the last seconds; None before it is known."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def __call__(self, count: int) -> float | None:
+        now = self._clock()
+        self._samples.append((now, count))
+        while len(self._samples) > 2 and now - self._samples[1][0] >= _WINDOW_S:
+            self._samples.popleft()
+        start, before = self._samples[0]
+        return (count - before) / (now - start) if now > start else None
+
+
+class Vitals:
+    """Heartbeats of one loaded model."""
+
+    def __init__(self, host: EngineHost, admission: Admission) -> None:
+        self._host = host
+        self._admission = admission
+        self._decode = Rate()
+        self._prefill = Rate()
+
+    def stats(self, rss: int | None) -> Stats:
+        engine = self._host.stats
+        return Stats(
+            in_flight=self._admission.running,
+            queued=self._admission.queued,
+            busy=self._host.busy,
+            steps=engine.steps,
+            kv_pages_used=engine.kv_pages_used,
+            kv_pages_total=engine.kv_pages_total,
+            prompt_tokens=engine.prompt_tokens,
+            cached_tokens=engine.cached_tokens,
+            generated_tokens=engine.generated_tokens,
+            decode_tok_s=self._decode(engine.generated_tokens),
+            prefill_tok_s=self._prefill(engine.prompt_tokens - engine.cached_tokens),
+            rss_bytes=rss,
+        )
