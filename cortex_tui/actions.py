@@ -60,7 +60,9 @@ class Action:
     group: Group
     tier: Tier = Tier.HARMLESS
     footer: int | None = None
-    """Place in the footer; the highest goes first where there is no room."""
+    """Place in the footer; the last ones go where there is no room."""
+    always: bool = False
+    """In the footer at any width, at its right end."""
     key_label: str | None = None
 
     @property
@@ -72,6 +74,12 @@ class Action:
     def label(self) -> str:
         return self.key_label or self.keys[0]
 
+    def verb_in(self, situation: Situation) -> str:
+        """The footer's word, for what the key would do now."""
+        if self.id == "model.pin" and situation.model and situation.model.pinned:
+            return "unpin"
+        return self.verb
+
     def enabled(self, situation: Situation) -> bool:
         """Whether it makes sense now; a disabled one stays visible, greyed."""
         check = _CHECKS.get(self.id)
@@ -81,17 +89,17 @@ class Action:
 ACTIONS = (
     Action(
         "model.load", ("l",), "load",
-        "Load the selected model; the dialog proposes the best node",
+        "Load the selected model, on the best node or another",
         Group.MODELS, Tier.COSTS_TIME, footer=1,
     ),
     Action(
         "model.unload", ("u",), "unload",
-        "Unload the selected model; asks first, twice as loudly when it is busy",
+        "Unload it; asks first, and says who is disturbed",
         Group.MODELS, Tier.COSTS_TIME, footer=2,
     ),
     Action(
         "model.pin", ("p",), "pin",
-        "Pin or unpin: a pinned model is never evicted",
+        "Pin or unpin it; a pinned model is never evicted",
         Group.MODELS, Tier.REVERSIBLE, footer=3,
     ),
     Action(
@@ -101,7 +109,7 @@ ACTIONS = (
     ),
     Action(
         "undo", ("z",), "undo",
-        "Undo the last pin, unpin, load or unload made here",
+        "Undo what was done here last",
         Group.MODELS, Tier.REVERSIBLE, footer=7,
     ),
     Action(
@@ -113,27 +121,29 @@ ACTIONS = (
     Action("move.page_down", ("pagedown",), "page down", "One page on", Group.MOVE),
     Action("move.page_up", ("pageup",), "page up", "One page back", Group.MOVE),
     Action(
-        "panel.next", ("tab",), "panel", "Next panel: nodes, models, requests, events",
+        "panel.next", ("tab",), "panel", "Next panel",
         Group.MOVE, footer=6,
     ),
     Action("panel.previous", ("shift+tab",), "back", "Previous panel", Group.MOVE),
     Action(
-        "filter", ("/", "slash"), "filter",
-        "Show only models whose name, state or node has these words; !word excludes",
-        Group.CONSOLE, footer=5, key_label="/",
+        "filter", ("/",), "filter",
+        "Show models by words of name, state, node; or !word",
+        Group.CONSOLE, footer=5,
     ),
-    Action("clear", ("escape",), "clear", "Clear the filter", Group.CONSOLE),
+    Action("clear", ("escape",), "clear", "Clear the filter", Group.CONSOLE,
+        key_label="esc",
+    ),
     Action(
         "palette", ("ctrl+p", ":"), "palette", "Find any of these by name",
         Group.CONSOLE, key_label=":",
     ),
     Action(
-        "help", ("?",), "help", "These keys", Group.CONSOLE, footer=8,
+        "help", ("?",), "help", "These keys", Group.CONSOLE, footer=8, always=True,
     ),
     Action(
         "quit", ("q",), "quit",
-        "Leave; the gateway goes on serving unless you ask for its end",
-        Group.CONSOLE, footer=9,
+        "Leave; the gateway goes on, unless you end it",
+        Group.CONSOLE, footer=9, always=True,
     ),
 )  # fmt: skip
 

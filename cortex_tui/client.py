@@ -20,7 +20,7 @@ from cortex_tui.target import Target
 from neuron.protocol import routes, sse
 from services import schema
 
-SILENCE_S: Final = 15.0
+SILENCE_S: Final = 25.0
 """A stream that says nothing for so long, not even a comment, is dead."""
 CALL_S: Final = 10.0
 CONNECT_S: Final = 5.0

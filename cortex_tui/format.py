@@ -7,7 +7,6 @@ reaches the terminal.
 
 import time
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +40,6 @@ class Glyphs:
     axis: str
     axis_zero: str
     enter: str
-    flag_width: int = 1
 
 
 UNICODE = Glyphs(
@@ -184,6 +182,14 @@ def mib(value: float | None, unknown: str = "–") -> str:
     return _three(value / 1024 / 1024) + "T"
 
 
+def pair(used: float | None, total: float | None, unknown: str = "–") -> str:
+    """`40.9/79.6G`: two amounts of MiB, with the unit once where it is the same."""
+    first, second = mib(used, unknown), mib(total, unknown)
+    if first[-1] == second[-1] and used is not None and total is not None:
+        first = first[:-1]
+    return f"{first}/{second}"
+
+
 def size(value: int | None, unknown: str = "–") -> str:
     """Bytes, as `mib` writes MiB."""
     return mib(None if value is None else value / 2**20, unknown)
@@ -257,16 +263,6 @@ def bar(fraction: float | None, width: int, table: Glyphs) -> tuple[str, str]:
     full, part = divmod(filled, steps)
     text = table.bar[-1] * full + (table.bar[part - 1] if part else "")
     return text, table.bar_empty * (width - len(text))
-
-
-def spark(values: Sequence[float | None], peak: float, table: Glyphs) -> str:
-    """One cell per value, from zero to `peak`; a gap where there is no value."""
-    top = len(table.spark) - 1
-    text = ""
-    for value in values:
-        level = 0 if not value or peak <= 0 else round(value / peak * top)
-        text += table.spark[min(top, max(1, level)) if value else 0]
-    return text
 
 
 def nice_ceiling(value: float) -> float:

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 BAR_CELLS = 10
 
 NODES = (
-    Column("node", "NODE", 9, 1, flex=True),
+    Column("node", "NODE", 10, 1, flex=14),
     Column("state", "STATE", 11, 2),
-    Column("device", "DEVICE", 18, 9),
+    Column("device", "DEVICE", 16, 7, flex=14),
     Column("util", "UTIL", 4, 4, "right"),
-    Column("memory", "MEMORY", BAR_CELLS + 11, 3),
-    Column("temp", "TEMP", 4, 7, "right"),
-    Column("power", "POWER", 8, 8, "right"),
+    Column("memory", "MEMORY", BAR_CELLS + 11, 3, flex=1),
+    Column("temp", "TEMP", 4, 9, "right"),
+    Column("power", "POWER", 8, 10, "right"),
     Column("tok_s", "TOK/S", 6, 5, "right"),
     Column("run", "RUN", 3, 6, "right"),
-    Column("wait", "WAIT", 4, 6, "right"),
-    Column("version", "VERSION", 9, 11),
-    Column("seen", "SEEN", 4, 10, "right"),
+    Column("wait", "WAIT", 4, 8, "right"),
+    Column("version", "VERSION", 9, 12, "right"),
+    Column("seen", "SEEN", 4, 11, "right"),
 )
 
 MODELS = (
     Column("pin", "", 1, 1),
-    Column("model", "MODEL", 18, 1, flex=True),
+    Column("model", "MODEL", 18, 1, flex=200),
     Column("state", "STATE", 13, 2),
     Column("node", "NODE", 9, 3),
     Column("format", "FORMAT", 9, 9),
@@ -49,7 +49,7 @@ MODELS = (
 REQUESTS = (
     Column("id", "ID", 6, 6),
     Column("client", "CLIENT", 12, 5),
-    Column("model", "MODEL", 14, 1, flex=True),
+    Column("model", "MODEL", 14, 1, flex=200),
     Column("node", "NODE", 9, 7),
     Column("phase", "PHASE", 8, 2),
     Column("age", "AGE", 6, 3, "right"),
@@ -97,7 +97,7 @@ def memory_cell(used: int | None, total: int | None, g: Glyphs) -> Cell:
     fraction = used / total if used is not None and total else None
     full, empty = f.bar(fraction, BAR_CELLS, g)
     tone: Tone = "warn" if fraction is not None and fraction > 0.92 else "bar"
-    figures = f" {f.mib(used, g.unknown)}/{f.mib(total, g.unknown)}"
+    figures = f" {f.pair(used, total, g.unknown):>10}"
     return ((full, tone), (empty, "muted"), (figures, ""))
 
 
@@ -160,11 +160,11 @@ def _device_row(node: NodeView, index: int, g: Glyphs) -> Row:
 
 
 def device_name(node: NodeView) -> str:
-    """`RTX 4090`, `2x A100 80GB`, `3 GPUs` where they differ, `CPU` without any."""
+    """`RTX 4090`, `2x A100 80GB`, `3 GPUs` where they differ, `CPU (RAM)` without."""
     names = [f.clean(d.name.removeprefix("NVIDIA ")) for d in node.devices]
     names = [name.removeprefix("GeForce ") for name in names]
     if not names:
-        return "CPU" if node.ram_total_mb is not None else ""
+        return "CPU (RAM)" if node.ram_total_mb is not None else ""
     if len(names) == 1:
         return names[0]
     if len(set(names)) == 1:
@@ -339,5 +339,5 @@ def event_row(event: FleetEvent) -> Row:
 EVENTS = (
     Column("time", "TIME", 8, 1),
     Column("kind", "KIND", 7, 2),
-    Column("text", "EVENT", 10, 1, flex=True),
+    Column("text", "EVENT", 10, 1, flex=200),
 )

@@ -108,7 +108,7 @@ class Session:
             raise Refused(operation.error or f"{verb} {model} failed")
 
     def prompt(
-        self, model: str, prompt: str, *, chat: bool, max_tokens: int
+        self, model: str, prompt: str, chat: bool, max_tokens: int
     ) -> AsyncGenerator[Piece, None]:
         """One test answer, streamed; see `GatewayClient.prompt`."""
         return self._connected().prompt(model, prompt, chat=chat, max_tokens=max_tokens)

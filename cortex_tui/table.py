@@ -31,8 +31,8 @@ class Column:
     priority: int
     """1 is kept longest."""
     align: Align = "left"
-    flex: bool = False
-    """Takes the width that is left over; at most one of a table does."""
+    flex: int = 0
+    """Cells it may grow by where width is left over; earlier columns go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ GAP = 1
 def lay_out(columns: Sequence[Column], width: int) -> Layout:
     """The columns that fit in `width` cells, with their widths, in table order.
 
-    Columns are taken by priority until one does not fit; the flexible one then gets
+    Columns are taken by priority until one does not fit; the flexible ones then share
     what is left.
     """
     used = -GAP
@@ -61,12 +61,14 @@ def lay_out(columns: Sequence[Column], width: int) -> Layout:
             break
         used += GAP + column.width
         kept.add(column.key)
-    spare = width - used
-    return [
-        (column, column.width + (max(0, spare) if column.flex else 0))
-        for column in columns
-        if column.key in kept
-    ]
+    spare = max(0, width - used)
+    layout = []
+    for column in columns:
+        if column.key in kept:
+            extra = min(spare, column.flex)
+            spare -= extra
+            layout.append((column, column.width + extra))
+    return layout
 
 
 def draw_row(layout: Layout, row: Row, ellipsis: str = "…") -> Iterable[Span]:

@@ -2,24 +2,18 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from cortex_tui.format import Glyphs, fit, nice_ceiling, spark
+from cortex_tui.format import Glyphs, fit, nice_ceiling
 from cortex_tui.table import Tone
 from cortex_tui.widgets.panel import Panel
 
 WINDOW_S = 300
 _LABEL = 6
-_DOTS = 4
-"""Dots of a braille cell from bottom to top; two columns of them a cell."""
-_LEFT = (0x00, 0x40, 0x44, 0x46, 0x47)
-_RIGHT = (0x00, 0x80, 0xA0, 0xB0, 0xB8)
 Point = tuple[float, float | None]
 """(epoch seconds, value)"""
 
 
-def buckets(
-    points: Iterable[Point], now: float, columns: int
-) -> tuple[list[float | None], int]:
-    """Means of the last `columns` time slots, and a slot's seconds.
+def buckets(points: Iterable[Point], now: float, columns: int) -> list[float | None]:
+    """Means of the last `columns` time slots, oldest first; None where there is none.
 
     Slots start at whole multiples of their length, so that the picture only moves
     when a slot is complete.
@@ -33,46 +27,20 @@ def buckets(
         if value is not None and 0 <= slot < columns:
             sums[slot] += value
             counts[slot] += 1
-    means = [s / n if n else None for s, n in zip(sums, counts, strict=True)]
-    return means, length
+    return [s / n if n else None for s, n in zip(sums, counts, strict=True)]
 
 
 def area(
     values: Sequence[float | None], peak: float, height: int, g: Glyphs
 ) -> list[str]:
-    """Lines from top to bottom, two values a cell in braille, or one in ASCII."""
-    if g.spark.isascii():
-        return _area_ascii(values, peak, height, g)
-    lines = []
-    levels = [round((value or 0) / peak * height * _DOTS) for value in values]
-    # A value above zero is never drawn as zero.
-    levels = [max(1, n) if v else 0 for n, v in zip(levels, values, strict=True)]
-    for line in range(height - 1, -1, -1):
-        text = ""
-        for left, right in zip(levels[::2], levels[1::2], strict=True):
-            dots = _LEFT[_within(left, line)] | _RIGHT[_within(right, line)]
-            text += chr(0x2800 + dots) if dots else " "
-        lines.append(text)
-    return lines
-
-
-def _within(level: int, line: int) -> int:
-    return min(_DOTS, max(0, level - line * _DOTS))
-
-
-def _area_ascii(
-    values: Sequence[float | None], peak: float, height: int, g: Glyphs
-) -> list[str]:
+    """Lines from top to bottom, a cell a value; above zero is never drawn as zero."""
     steps = len(g.spark) - 1
-    means = [
-        max((v for v in pair if v is not None), default=None)
-        for pair in zip(values[::2], values[1::2], strict=True)
+    levels = [round((value or 0) / peak * height * steps) for value in values]
+    levels = [max(1, n) if v else 0 for n, v in zip(levels, values, strict=True)]
+    return [
+        "".join(g.spark[min(steps, max(0, level - line * steps))] for level in levels)
+        for line in range(height - 1, -1, -1)
     ]
-    lines = []
-    for line in range(height - 1, -1, -1):
-        over = [max(0.0, (v or 0) / peak * height - line) * steps for v in means]
-        lines.append("".join(g.spark[min(steps, round(o))] for o in over))
-    return lines
 
 
 class Chart(Panel, can_focus=False):
@@ -94,8 +62,8 @@ class Chart(Panel, can_focus=False):
 
     def show(self, points: Iterable[Point], now: float) -> None:
         """Draw the points of the last minutes."""
-        columns = 2 * max(1, self.size.width - _LABEL - 3)
-        values, _ = buckets(points, now, columns)
+        columns = max(1, self.size.width - _LABEL - 3)
+        values = buckets(points, now, columns)
         peak = nice_ceiling(max((v for v in values if v is not None), default=0.0))
         height = max(1, self.size.height - 1)
         lines = area(values, peak, height, self.glyphs)
@@ -121,6 +89,6 @@ class Chart(Panel, can_focus=False):
 
 def pulse(points: Iterable[Point], now: float, width: int, g: Glyphs) -> str:
     """A chart in one line of `width` cells, from zero to the largest value shown."""
-    values, _ = buckets(points, now, width)
+    values = buckets(points, now, width)
     peak = max((v for v in values if v is not None), default=0.0)
-    return spark(values, peak, g)
+    return area(values, peak or 1.0, 1, g)[0]

@@ -14,7 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from cortex_tui.format import UNICODE, Glyphs, cells, fit
-from cortex_tui.table import Span, Tone
+from cortex_tui.table import Tone
 
 TONES: tuple[Tone, ...] = (
     "strong", "muted", "good", "busy", "warn", "bad", "accent", "bar",
@@ -62,6 +62,9 @@ class Panel(LineWidget, can_focus=True):
         "panel--cursor",
     }
 
+    ruled = True
+    """False: the first line is the title as plain text, for use in dialogs."""
+
     def __init__(self, title: str, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._title = title
@@ -86,7 +89,10 @@ class Panel(LineWidget, can_focus=True):
         """Spans of the `y`-th line below the rule."""
         raise NotImplementedError
 
-    def _rule(self) -> Iterable[Span | tuple[str, str]]:
+    def _rule(self) -> Iterable[tuple[str, str]]:
+        if not self.ruled:
+            yield f" {self._title}", "muted"
+            return
         width, rule = self.size.width, self.glyphs.rule
         note = f" {self._note} " if self._note else ""
         title = f" {self._title} "

@@ -41,9 +41,7 @@ class Bar(LineWidget):
         return self.strip((*_cut(left, room), *right, (" ", "")), self.rich_style)
 
 
-def _cut(
-    spans: Sequence[tuple[str, str]], width: int
-) -> Iterable[tuple[str, str]]:
+def _cut(spans: Sequence[tuple[str, str]], width: int) -> Iterable[tuple[str, str]]:
     """Whole spans while they fit, then blanks up to `width`."""
     used = 0
     for text, tone in spans:
