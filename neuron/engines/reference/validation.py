@@ -1,0 +1,83 @@
+"""Requests that can never be served are refused before they are queued."""
+
+import math
+from collections.abc import Iterable
+
+from neuron.engines.base import EngineError, GenerationRequest, LoadSpec, SamplingParams
+from neuron.engines.reference.cache import PAGE, pages_for
+from neuron.engines.reference.sequence import tokens_cached_at_most
+
+
+def check_request(request: GenerationRequest, vocab: int, spec: LoadSpec) -> None:
+    """Whether the request makes sense and has room on an idle engine.
+
+    Raises:
+        EngineError: it has not; `param` names the field.
+    """
+    if not request.prompt_ids:
+        raise _invalid("prompt_ids", "must hold at least one token")
+    if request.max_new_tokens < 1:
+        raise _invalid("max_new_tokens", f"{request.max_new_tokens} is less than 1")
+    if request.min_new_tokens < 0:
+        raise _invalid("min_new_tokens", f"{request.min_new_tokens} is less than 0")
+    if request.top_logprobs is not None and request.top_logprobs < 0:
+        raise _invalid("top_logprobs", f"{request.top_logprobs} is less than 0")
+    _check_ids("prompt_ids", request.prompt_ids, vocab)
+    _check_ids("stop_ids", request.stop_ids, vocab)
+    _check_ids("logit_bias", request.sampling.logit_bias, vocab)
+    _check_sampling(request.sampling)
+    _check_room(request, spec)
+
+
+def _check_room(request: GenerationRequest, spec: LoadSpec) -> None:
+    prompt, wanted = len(request.prompt_ids), request.max_new_tokens
+    if prompt + wanted > spec.max_seq_len:
+        raise _too_long(spec.max_seq_len, prompt, wanted)
+    if pages_for(tokens_cached_at_most(request)) > pages_for(spec.cache_tokens):
+        raise _too_long(pages_for(spec.cache_tokens) * PAGE + 1, prompt, wanted)
+
+
+def _too_long(limit: int, prompt: int, wanted: int) -> EngineError:
+    return EngineError(
+        f"this model's maximum context length is {limit} tokens, but {prompt + wanted} "
+        f"are asked for: {prompt} in the prompt and {wanted} to generate",
+        code="context_length_exceeded",
+        param="prompt_ids" if prompt >= limit else "max_new_tokens",
+    )
+
+
+def _check_sampling(sampling: SamplingParams) -> None:
+    finite = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        **{f"logit_bias[{i}]": v for i, v in sampling.logit_bias.items()},
+    }
+    for name, value in finite.items():
+        if not math.isfinite(value):
+            raise _invalid(name, f"{value} is not a finite number")
+    if sampling.temperature < 0:
+        raise _invalid("temperature", f"{sampling.temperature} is less than 0")
+    if sampling.top_k < 0:
+        raise _invalid("top_k", f"{sampling.top_k} is less than 0")
+    if not 0 < sampling.top_p <= 1:
+        raise _invalid("top_p", f"{sampling.top_p} is not above 0 and at most 1")
+    if not 0 <= sampling.min_p <= 1:
+        raise _invalid("min_p", f"{sampling.min_p} is not between 0 and 1")
+    if sampling.repetition_penalty <= 0:
+        raise _invalid(
+            "repetition_penalty", f"{sampling.repetition_penalty} is not above 0"
+        )
+
+
+def _check_ids(param: str, ids: Iterable[int], vocab: int) -> None:
+    for token in ids:
+        if not 0 <= token < vocab:
+            raise _invalid(param, f"token {token} is not between 0 and {vocab - 1}")
+
+
+def _invalid(param: str, reason: str) -> EngineError:
+    return EngineError(f"{param}: {reason}", code="invalid_value", param=param)
