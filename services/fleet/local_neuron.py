@@ -45,11 +45,11 @@ class LocalNeuron:
         self._on_endpoint = on_endpoint
         self._on_trouble = on_trouble
         self._process: asyncio.subprocess.Process | None = None
-        self._announce = paths.runtime_dir() / "neuron.json"
-        self.log_path = paths.log_dir() / "neuron.log"
+        self._announce = self._log = Path()
 
     async def run(self) -> None:
         """Until cancelled: adopt or start, and start again when it is gone."""
+        self._announce, self._log = await asyncio.to_thread(_files)
         failures = 0
         while True:
             began = time.monotonic()
@@ -136,15 +136,12 @@ class LocalNeuron:
         finally:
             ended.cancel()
         self._set_endpoint("")
-        return f"the local neuron ended (exit {code}){self._last_words()}"
+        return f"the local neuron ended (exit {code}){await self._last_words()}"
 
     async def _start(self) -> asyncio.subprocess.Process:
         listen = self._listen
         host = f"[{listen.host}]" if ":" in listen.host else listen.host
-        self._announce.unlink(missing_ok=True)
-        output = os.open(
-            self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=0o600
-        )
+        output = await asyncio.to_thread(_open_log, self._log)
         try:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -167,7 +164,7 @@ class LocalNeuron:
     ) -> Announcement | None:
         deadline = time.monotonic() + START_DEADLINE_S
         while time.monotonic() < deadline and not ended.done():
-            announcement = Announcement.read(self._announce)
+            announcement = await asyncio.to_thread(Announcement.read, self._announce)
             if announcement and announcement.pid == process.pid:
                 return announcement
             await asyncio.sleep(LOOK_S)
@@ -177,9 +174,18 @@ class LocalNeuron:
         self._client.endpoint = url
         self._on_endpoint(url)
 
-    def _last_words(self) -> str:
-        lines = _tail(self.log_path)
+    async def _last_words(self) -> str:
+        lines = await asyncio.to_thread(_tail, self._log)
         return ": " + " | ".join(lines) if lines else ""
+
+
+def _files() -> tuple[Path, Path]:
+    """(announcement, log) of the local neuron; their folders are made."""
+    return paths.runtime_dir() / "neuron.json", paths.log_dir() / "neuron.log"
+
+
+def _open_log(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=0o600)
 
 
 def _tail(path: Path) -> list[str]:

@@ -12,6 +12,9 @@ from services.fleet.fleet import Fleet
 from services.gateway.metrics import Metrics
 from services.schema import FleetSnapshot, GatewayView
 
+VERSION = build_version()
+"""Asked for at import, because the answer comes from the disk."""
+
 
 @dataclass(slots=True)
 class Gateway:
@@ -33,7 +36,7 @@ class Gateway:
     def view(self) -> GatewayView:
         settings = self.fleet.settings
         return GatewayView(
-            version=build_version(),
+            version=VERSION,
             pid=os.getpid(),
             url=self.url,
             metrics_url=self.metrics_url,

@@ -31,7 +31,7 @@ COMMENT_S = 1.0
 """How often a client that waits for a load is told so."""
 ATTEMPTS = 4
 """How many neurons may fail one request before it is given up."""
-ELSEWHERE = frozenset({404, 429, 502, 503})
+ELSEWHERE = frozenset({404, 409, 429, 502, 503})
 """Answers of a neuron after which another replica, or the same one later, may do."""
 TOO_BUSY = 429
 SECOND_LOOK_S = 0.25
@@ -92,6 +92,7 @@ class Exchange:
             return await self._end_with_error(self._response, error)
         except (asyncio.CancelledError, ConnectionResetError):
             self.ending.status, self.ending.outcome = CLIENT_CLOSED, "client_gone"
+            self._abort()
             raise
 
     async def _answer(self) -> web.StreamResponse:
@@ -252,13 +253,16 @@ class Exchange:
             self.ending.status, self.ending.outcome = BROKEN_STREAM, "upstream_lost"
             log.warning("request id=%s: %s", self._entry.id, error)
             # What was begun cannot be completed: only a reset is honest.
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            self._abort()
             return response
         self.ending.usage = meter.usage()
         self.ending.status, self.ending.outcome = 200, "done"
         await response.write_eof()
         return response
+
+    def _abort(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def _end_with_error(
         self, response: web.StreamResponse, error: ApiError

@@ -12,7 +12,7 @@ TAIL_BYTES = 8192
 MAX_PARSED_BODY = 4 * 1024 * 1024
 """A larger answer that does not stream is relayed without its usage being read."""
 _DATA = b"data: "
-_DONE = b"data: [DONE]"
+_DONE = b"\ndata: [DONE]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,8 @@ class StreamMeter:
 
     @property
     def done(self) -> bool:
-        return _DONE in self._tail
+        # At the start of a line only: inside a token's JSON no line starts.
+        return _DONE in b"\n" + self._tail
 
     def ending(self) -> tuple[Usage | None, str | None]:
         """(usage, error message) that the last events told."""

@@ -4,6 +4,7 @@ Nothing here decides where a request goes, and nothing else touches the bytes.
 """
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from services.gateway.meter import BodyMeter, StreamMeter
 
 FORWARDED_REQUEST_HEADERS = ("Content-Type", "Accept")
 FORWARDED_RESPONSE_HEADERS = ("Content-Type", "Retry-After")
+WRITE_TIMEOUT_S = 120.0
+"""A client that takes nothing for this long counts as gone."""
+LARGE_BODY = 256 * 1024
 ERROR_BODY_LIMIT = 64 * 1024
 
 
@@ -35,6 +39,10 @@ class Call:
     stream: bool
     headers: Mapping[str, str]
     """Those sent on, the request's id included."""
+
+    def payload(self) -> bytes | io.BytesIO:
+        """The body as aiohttp likes to send it: a large one piece by piece."""
+        return self.body if len(self.body) <= LARGE_BODY else io.BytesIO(self.body)
 
 
 @asynccontextmanager
@@ -56,7 +64,7 @@ async def upstream(
         async with asyncio.timeout(first_byte):
             response = await client.session.post(
                 client.url(call.path),
-                data=call.body,
+                data=call.payload(),
                 headers={**call.headers, **client.headers},
                 timeout=timeout,
                 allow_redirects=False,
@@ -134,11 +142,15 @@ async def pump(
 
     Raises:
         UpstreamError: the source broke off.
-        ConnectionResetError: the client is gone.
+        ConnectionResetError: the client is gone, or takes nothing.
     """
     chunk = first
     while chunk:
         meter.feed(chunk)
-        await sink.write(chunk)
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await sink.write(chunk)
+        except TimeoutError as error:
+            raise ConnectionResetError("the client reads nothing") from error
         on_chunk()
         chunk = await next_chunk(source)

@@ -1,0 +1,311 @@
+"""A neuron at the wire, for what a real one cannot be made to do: hang, die, lie.
+
+It runs in the test's own loop on a real port; the gateway under test sees no more of
+it than of any other neuron.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import orjson
+from aiohttp import web
+
+from neuron.protocol import routes, sse
+from neuron.protocol.errors import ApiError
+from neuron.protocol.types import (
+    Discovery,
+    Event,
+    Health,
+    LoadPlan,
+    LoadProgress,
+    LoadRequest,
+    LoadResult,
+    Model,
+    ModelList,
+    ModelLoad,
+    ModelState,
+    UnloadRequest,
+    UnloadResult,
+    Version,
+    Wire,
+)
+
+Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PLAN_BYTES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One inference request as it arrived."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(slots=True)
+class FakeNeuron:
+    """Behaves well until told otherwise."""
+
+    models: dict[str, Model] = field(default_factory=dict)
+    available_bytes: int = 10 * PLAN_BYTES
+    """What `/models/plan` says is free."""
+    reply: Reply = field(default_factory=lambda: story(["Once", " upon", " a time"]))
+    load_gate: asyncio.Event = field(default_factory=asyncio.Event)
+    """Loads end once this is set; it is at first."""
+    load_error: ApiError | None = None
+    silent: bool = False
+    """Answers nothing at all, while the port stays open."""
+    loads: list[LoadRequest] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
+    abandoned: asyncio.Event = field(default_factory=asyncio.Event)
+    """A client went away before its answer was complete."""
+    url: str = ""
+    _seq: int = 100
+    _started: float = field(default_factory=time.monotonic)
+    _events: list[asyncio.Queue[Event]] = field(default_factory=list)
+
+    @classmethod
+    def with_models(
+        cls, *ids: str, state: ModelState = ModelState.READY
+    ) -> "FakeNeuron":
+        fake = cls({id_: Model(id=id_, state=state, weight_bytes=1) for id_ in ids})
+        fake.load_gate.set()
+        return fake
+
+    @asynccontextmanager
+    async def serving(self, port: int = 0) -> AsyncIterator["FakeNeuron"]:
+        app = web.Application(client_max_size=2**27)
+        app.add_routes(
+            [
+                web.get(
+                    routes.DISCOVERY, self._answer(lambda: Discovery(version="fake"))
+                ),
+                web.get(routes.HEALTH, self._answer(self._health)),
+                web.get(routes.VERSION, self._answer(Version)),
+                web.get(routes.MODELS, self._answer(self._models)),
+                web.get(routes.EVENTS, self._stream_events),
+                web.post(routes.MODELS_LOAD, self._load),
+                web.post(routes.MODELS_PLAN, self._plan),
+                web.post(routes.MODELS_UNLOAD, self._unload),
+                *(web.post(path, self._infer) for path in routes.INFERENCE),
+            ]
+        )
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
+        )
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    def set_state(
+        self, model: str, state: ModelState, error: str | None = None
+    ) -> None:
+        """Change a model's state and tell the followers."""
+        self.models[model] = self.models[model].model_copy(
+            update={"state": state, "error": error, "progress": None}
+        )
+        self._seq += 1
+        event = Event(seq=self._seq, time=time.time(), model=self.models[model])
+        for queue in self._events:
+            queue.put_nowait(event)
+
+    def _answer(
+        self, make: Callable[[], Wire]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(_: web.Request) -> web.Response:
+            if self.silent:
+                await asyncio.sleep(3600)
+            return _json(make())
+
+        return handle
+
+    def _health(self) -> Health:
+        loaded = [m.id for m in self.models.values() if m.state is ModelState.READY]
+        return Health(
+            uptime_s=time.monotonic() - self._started,
+            models=[ModelLoad(id=id_) for id_ in loaded],
+            event_seq=self._seq,
+        )
+
+    def _models(self) -> ModelList:
+        return ModelList(models=list(self.models.values()))
+
+    async def _stream_events(self, request: web.Request) -> web.StreamResponse:
+        response = await _open_stream(request)
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._events.append(queue)
+        try:
+            while True:
+                event = await queue.get()
+                if not self.silent:
+                    await response.write(sse.encode(event.model_dump_json()))
+        finally:
+            self._events.remove(queue)
+
+    async def _plan(self, request: web.Request) -> web.Response:
+        wanted = LoadRequest.model_validate_json(await request.read())
+        return _json(
+            LoadPlan(
+                model=wanted.model,
+                fits=self.available_bytes >= PLAN_BYTES,
+                need_bytes=PLAN_BYTES,
+                available_bytes=self.available_bytes,
+            )
+        )
+
+    async def _load(self, request: web.Request) -> web.StreamResponse:
+        wanted = LoadRequest.model_validate_json(await request.read())
+        self.loads.append(wanted)
+        self.set_state(wanted.model, ModelState.LOADING)
+        response = await _open_stream(request)
+        progress = LoadProgress(stage="reading", done=1, total=2)
+        await response.write(sse.encode(progress.model_dump_json(), "progress"))
+        await self.load_gate.wait()
+        if self.load_error is not None:
+            self.set_state(wanted.model, ModelState.FAILED, str(self.load_error))
+            body = orjson.dumps(self.load_error.envelope())
+            await response.write(sse.encode(body, "error"))
+            return response
+        self.set_state(wanted.model, ModelState.READY)
+        result = LoadResult(model=self.models[wanted.model], load_s=0.1)
+        await response.write(sse.encode(result.model_dump_json(), "result"))
+        return response
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        wanted = UnloadRequest.model_validate_json(await request.read())
+        self.set_state(wanted.model, ModelState.UNLOADED)
+        return _json(UnloadResult(model=wanted.model, freed_bytes=PLAN_BYTES))
+
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        self.received.append(Received(request.path, request.headers, body))
+        try:
+            return await self.reply(request)
+        except (asyncio.CancelledError, ConnectionResetError):
+            self.abandoned.set()
+            raise
+
+
+def _json(value: Wire) -> web.Response:
+    return web.Response(
+        body=value.model_dump_json().encode(), content_type="application/json"
+    )
+
+
+async def _open_stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": sse.CONTENT_TYPE})
+    await response.prepare(request)
+    return response
+
+
+# How it answers inference requests.
+
+
+def token(text: str) -> bytes:
+    """One event of a chat stream."""
+    return sse.encode(
+        orjson.dumps({"choices": [{"index": 0, "delta": {"content": text}}]})
+    )
+
+
+def usage(completion: int) -> dict[str, object]:
+    return {
+        "prompt_tokens": 7,
+        "completion_tokens": completion,
+        "total_tokens": 7 + completion,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+
+
+def story(words: list[str], pace_s: float = 0.0) -> Reply:
+    """A whole answer, streamed or not, with its usage."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        wanted = orjson.loads(await request.read())
+        if not wanted.get("stream"):
+            message = {"role": "assistant", "content": "".join(words)}
+            answer = {"choices": [{"message": message}], "usage": usage(len(words))}
+            return web.Response(
+                body=orjson.dumps(answer), content_type="application/json"
+            )
+        response = await _open_stream(request)
+        for word in words:
+            await response.write(token(word))
+            await asyncio.sleep(pace_s)
+        final = {"choices": [], "usage": usage(len(words))}
+        await response.write(sse.encode(orjson.dumps(final)) + sse.DONE)
+        return response
+
+    return reply
+
+
+def endless(pace_s: float = 0.01) -> Reply:
+    """Never stops by itself."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        response = await _open_stream(request)
+        while True:
+            await response.write(token("x"))
+            await asyncio.sleep(pace_s)
+
+    return reply
+
+
+def dies_after(data: bytes) -> Reply:
+    """Sends `data` and loses the connection; before the headers where it is empty."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        if not data:
+            request.transport.abort()
+            return web.Response()
+        response = await _open_stream(request)
+        await response.write(data)
+        await asyncio.sleep(0.05)
+        request.transport.abort()
+        return response
+
+    return reply
+
+
+def ends_after(data: bytes) -> Reply:
+    """Sends `data` and ends in good order, as if that were all."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        response = await _open_stream(request)
+        await response.write(data)
+        return response
+
+    return reply
+
+
+def hangs() -> Reply:
+    """Takes the request and is never heard of again."""
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(3600)
+        raise AssertionError("unreachable")
+
+    return reply
+
+
+def refuses(error: ApiError) -> Reply:
+    """The envelope, with its status."""
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        return web.Response(
+            status=error.status,
+            body=orjson.dumps(error.envelope()),
+            content_type="application/json",
+            headers=error.headers(),
+        )
+
+    return reply

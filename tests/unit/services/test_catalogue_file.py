@@ -1,0 +1,78 @@
+"""Pins go back into models.toml and nothing else in it changes."""
+
+import os
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from neuron.protocol.config_file import ConfigError
+from services.catalogue_file import edit_pinned, set_pinned
+
+FILE = """\
+# Our models. Ask Ann before you change this.
+
+[[models]]
+id = "big"            # the flagship
+max_seq_len = 8192
+
+[[models]]            # for autocompletion
+pinned = false
+id = "small"
+"""
+
+
+def test_comments_order_and_spacing_survive() -> None:
+    edited = edit_pinned(FILE, "small", True)
+    assert edited == FILE.replace("pinned = false", "pinned = true")
+
+
+def test_the_key_is_added_to_an_entry_without_it() -> None:
+    edited = edit_pinned(FILE, "big", True)
+    models = tomllib.loads(edited)["models"]
+    assert models[0] == {"id": "big", "max_seq_len": 8192, "pinned": True}
+    assert "# the flagship" in edited
+    assert "# Our models. Ask Ann before you change this." in edited
+    assert [m["id"] for m in models] == ["big", "small"]
+
+
+def test_an_unknown_model_gets_an_entry_at_the_end() -> None:
+    edited = edit_pinned(FILE, "org/new", True)
+    assert edited.startswith(FILE)
+    assert tomllib.loads(edited)["models"][2] == {"id": "org/new", "pinned": True}
+    assert edit_pinned(edited, "org/new", False).endswith("pinned = false\n")
+
+
+def test_unpinning_what_has_no_entry_changes_nothing() -> None:
+    assert edit_pinned(FILE, "org/new", False) == FILE
+    assert edit_pinned(FILE, "big", False) == FILE
+
+
+def test_the_file_is_created_private(tmp_path: Path) -> None:
+    path = tmp_path / "config" / "models.toml"
+    set_pinned(path, "a", True)
+    assert tomllib.loads(path.read_text()) == {"models": [{"id": "a", "pinned": True}]}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_mode_and_links_survive(tmp_path: Path) -> None:
+    real = tmp_path / "real.toml"
+    real.write_text(FILE)
+    real.chmod(0o640)
+    link = tmp_path / "models.toml"
+    link.symlink_to(real)
+    set_pinned(link, "small", True)
+    assert link.is_symlink()
+    assert "pinned = true" in real.read_text()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    assert sorted(os.listdir(tmp_path)) == ["models.toml", "real.toml"]
+
+
+@pytest.mark.parametrize("text", ["models = 3\n", "[models]\nid = 'a'\n", "[[models"])
+def test_a_file_of_another_shape_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"models\.toml: "):
+        set_pinned(path, "a", True)
+    assert path.read_text() == text

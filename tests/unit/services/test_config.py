@@ -1,0 +1,210 @@
+"""cortex.toml and models.toml: defaults, overrides and refusals."""
+
+from pathlib import Path
+
+import pytest
+
+from neuron.protocol.config_file import ConfigError
+from services.config import Address, load_settings
+from tests.support.processes import Home
+
+
+@pytest.fixture(autouse=True)
+def user(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+    for name, value in home.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("neuron.protocol.paths.SYSTEM_CONFIG_DIR", home.root / "etc")
+    return home
+
+
+def refusal(home: Home, cortex: str = "", models: str | None = None) -> str:
+    home.config_file("cortex.toml", cortex)
+    if models is not None:
+        home.config_file("models.toml", models)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    return str(caught.value)
+
+
+def test_without_any_file_this_host_alone_is_served(user: Home) -> None:
+    settings = load_settings()
+    assert settings.config_path is None
+    assert settings.config.runs_local_neuron
+    assert settings.config.gateway.listen == "127.0.0.1:31313"
+    assert settings.config.gateway.metrics_listen == "127.0.0.1:31314"
+    assert not settings.catalogue.found
+    assert settings.catalogue.path == user.root / "config/cortex/models.toml"
+
+
+def test_a_whole_configuration_is_read(user: Home) -> None:
+    user.config_file(
+        "cortex.toml",
+        """
+        [gateway]
+        listen = "0.0.0.0:8000"
+        metrics_listen = "off"
+        auth = "none"
+        drain_s = 5
+        load_timeout_s = 30
+
+        [[neurons]]
+        name = "beast"
+        endpoint = "http://beast:13131/"
+        token = "secret"
+
+        [[neurons]]
+        name = "benjy"
+        endpoint = "http://benjy:13131"
+        """,
+    )
+    user.config_file(
+        "models.toml",
+        """
+        [[models]]
+        id = "org/big"
+        pinned = true
+        place_on = ["beast"]
+        max_seq_len = 4096
+        """,
+    )
+    settings = load_settings()
+    beast, benjy = settings.config.neurons
+    assert (beast.endpoint, beast.token) == ("http://beast:13131", "secret")
+    assert benjy.token is None
+    assert not settings.config.runs_local_neuron
+    assert settings.config.gateway.drain_s == 5
+    assert settings.catalogue.found
+    assert settings.catalogue.entry("org/big").place_on == ("beast",)
+    assert not settings.catalogue.entry("another").pinned
+
+
+def test_a_token_is_not_shown(user: Home) -> None:
+    user.config_file(
+        "cortex.toml",
+        '[[neurons]]\nname = "a"\nendpoint = "http://a:1"\ntoken = "secret"\n',
+    )
+    assert "secret" not in repr(load_settings())
+
+
+def test_environment_overrides_the_file(
+    user: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user.config_file("cortex.toml", '[gateway]\nlisten = "127.0.0.1:1"\n')
+    monkeypatch.setenv("CORTEX_GATEWAY__LISTEN", "127.0.0.1:2")
+    assert load_settings().config.gateway.listen == "127.0.0.1:2"
+    assert load_settings(listen="127.0.0.1:3").config.gateway.listen == "127.0.0.1:3"
+
+
+def test_an_explicit_file_brings_the_catalogue_beside_it(
+    user: Home, tmp_path: Path
+) -> None:
+    user.config_file("models.toml", '[[models]]\nid = "elsewhere"\n')
+    config = tmp_path / "mine.toml"
+    config.write_text("")
+    assert load_settings(config).catalogue.path == tmp_path / "models.toml"
+    assert not load_settings(config).catalogue.found
+    (tmp_path / "models.toml").write_text('[[models]]\nid = "here"\n')
+    assert list(load_settings(config).catalogue.entries) == ["here"]
+
+
+@pytest.mark.parametrize(
+    ("cortex", "line", "says"),
+    [
+        ("[gateway]\n\nlisten = 'nowhere'\n", 3, "gateway.listen: "),
+        ("[gateway]\ndrain_s = -1\n", 2, "gateway.drain_s: "),
+        ("[gateway]\ndrain = 1\n", 2, "gateway.drain: unknown key"),
+        ("[eviction]\nstrategy = 'lru'\n", 1, "eviction: unknown key"),
+        ("[local]\nneuron = 'maybe'\n", 2, "local.neuron: "),
+        ("[[neurons]]\nname = 'a'\n", 1, "neurons.0.endpoint: "),
+        (
+            "[[neurons]]\nname = 'a'\nendpoint = 'beast:1'\n",
+            3,
+            "neurons.0.endpoint: ",
+        ),
+        (
+            "[[neurons]]\nname = 'a'\nendpoint = 'http://a/v1'\n",
+            3,
+            "without a path",
+        ),
+        (
+            (
+                "[[neurons]]\nname = 'a'\nendpoint = 'http://a:1'\n"
+                "[[neurons]]\nname = 'a'\nendpoint = 'http://b:1'\n"
+            ),
+            5,
+            "neurons.1.name: 'a' is repeated",
+        ),
+        ("[gateway]\nlisten = '0.0.0.0:1'\n", 2, 'auth = "none"'),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(
+    user: Home, cortex: str, line: int, says: str
+) -> None:
+    message = refusal(user, cortex)
+    assert f"cortex.toml:{line}: " in message
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("models", "line", "says"),
+    [
+        ("[[models]]\nid = 'a'\npined = true\n", 3, "models.0.pined: unknown key"),
+        (
+            "[[models]]\nid = 'a'\n[[models]]\nid = 'a'\n",
+            4,
+            "models.1.id: 'a' is repeated",
+        ),
+        (
+            "[[models]]\nid = 'a'\n\nplace_on = ['moon']\n",
+            4,
+            "no neuron is named 'moon'; there is: local",
+        ),
+        ("[[models]]\nid = 'a'\nslots = 0\n", 3, "models.0.slots: "),
+    ],
+)
+def test_a_wrong_catalogue_is_named_with_its_line(
+    user: Home, models: str, line: int, says: str
+) -> None:
+    message = refusal(user, models=models)
+    assert f"models.toml:{line}: " in message
+    assert says in message
+
+
+def test_a_neuron_may_not_take_the_local_ones_name(user: Home) -> None:
+    message = refusal(
+        user,
+        "[local]\nneuron = 'on'\n[[neurons]]\nname = 'local'\nendpoint = 'http://a:1'",
+    )
+    assert "'local' belongs to this host's own neuron" in message
+
+
+def test_listening_beyond_loopback_by_argument_needs_consent_too(user: Home) -> None:
+    with pytest.raises(ConfigError, match='auth = "none"'):
+        load_settings(listen="0.0.0.0:1")
+    user.config_file("cortex.toml", '[gateway]\nauth = "none"\n')
+    assert load_settings(listen="0.0.0.0:1").config.gateway.listen == "0.0.0.0:1"
+    with pytest.raises(ConfigError, match="--listen nowhere: should be HOST:PORT"):
+        load_settings(listen="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback", "url"),
+    [
+        ("127.0.0.1:80", "127.0.0.1", 80, True, "http://127.0.0.1:80"),
+        ("localhost:0", "localhost", 0, True, "http://localhost:0"),
+        ("[::1]:80", "::1", 80, True, "http://[::1]:80"),
+        ("0.0.0.0:80", "0.0.0.0", 80, False, "http://0.0.0.0:80"),
+        ("gpu1:80", "gpu1", 80, False, "http://gpu1:80"),
+    ],
+)
+def test_addresses(text: str, host: str, port: int, loopback: bool, url: str) -> None:
+    address = Address.parse(text)
+    assert (address.host, address.port) == (host, port)
+    assert address.is_loopback is loopback
+    assert address.url() == url
+
+
+@pytest.mark.parametrize("text", ["", "host", ":80", "host:", "host:x", "host:70000"])
+def test_no_addresses(text: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Address.parse(text)
