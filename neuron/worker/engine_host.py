@@ -125,11 +125,11 @@ class EngineHost:
     def _obey(self, engine: Engine) -> bool:
         """Run every waiting command, and wait for one while there is no work."""
         while True:
-            idle = not engine.has_work()
-            if idle:
-                self._report([], engine)
-            elif self._commands.empty():
+            # Told before the step: one that hangs must not look idle.
+            self.busy = engine.has_work()
+            if self.busy and self._commands.empty():
                 return True
+            self.stats = engine.stats()
             command = self._commands.get()
             if command is None:
                 return False
@@ -138,7 +138,6 @@ class EngineHost:
 
     def _report(self, events: list[EngineEvent], engine: Engine) -> None:
         self.stats = engine.stats()
-        self.busy = engine.has_work()
         if events:
             self._call(self._deliver, events)
 

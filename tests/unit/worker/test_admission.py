@@ -1,0 +1,119 @@
+"""Slots, the line, and nobody forgotten in it."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from neuron.protocol.errors import ApiError, shutting_down
+from neuron.worker.admission import Admission
+
+
+async def hold(
+    admission: Admission, release: asyncio.Event, order: list[int], i: int
+) -> None:
+    with admission.enter() as ticket:
+        await ticket.wait()
+        order.append(i)
+        await release.wait()
+
+
+async def spin() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_first_come_first_served() -> None:
+    admission = Admission(slots=1, max_queue=8, wait_s=60)
+    releases = [asyncio.Event() for _ in range(4)]
+    order: list[int] = []
+    tasks = [
+        asyncio.create_task(hold(admission, release, order, i))
+        for i, release in enumerate(releases)
+    ]
+    for done, release in enumerate(releases):
+        await spin()
+        assert order == list(range(done + 1))
+        assert (admission.running, admission.queued) == (1, 3 - done)
+        release.set()
+    await asyncio.gather(*tasks)
+    assert (admission.running, admission.queued) == (0, 0)
+
+
+async def test_a_full_line_is_refused_with_a_time_to_return() -> None:
+    admission = Admission(slots=1, max_queue=1, wait_s=60)
+    with admission.enter(), admission.enter():
+        with pytest.raises(ApiError) as refusal, admission.enter():
+            pass
+        assert refusal.value.status == 429
+        assert int(refusal.value.headers()["Retry-After"]) >= 1
+    with admission.enter() as ticket:
+        assert await ticket.wait(0)
+
+
+async def test_waiting_has_a_deadline() -> None:
+    admission = Admission(slots=1, max_queue=1, wait_s=0.01)
+    with admission.enter(), admission.enter() as ticket:
+        with pytest.raises(ApiError) as refusal:
+            await ticket.wait()
+        assert (refusal.value.status, refusal.value.code) == (503, "queue_timeout")
+        assert refusal.value.retry_after
+    assert (admission.running, admission.queued) == (0, 0)
+
+
+async def test_an_impatient_wait_keeps_the_place() -> None:
+    admission = Admission(slots=1, max_queue=2, wait_s=60)
+    with admission.enter() as first, admission.enter() as second:
+        assert not await second.wait(0.001)
+        first.release()
+        assert await second.wait(0.001)
+
+
+@pytest.mark.parametrize("granted_first", [False, True])
+async def test_a_cancelled_waiter_leaks_nothing(granted_first: bool) -> None:
+    admission = Admission(slots=1, max_queue=2, wait_s=60)
+    stack = contextlib.ExitStack()
+    stack.enter_context(admission.enter())
+    waiter = asyncio.create_task(hold(admission, asyncio.Event(), [], 0))
+    await spin()
+    assert admission.queued == 1
+    if granted_first:
+        # The slot is handed over in the very moment in which the waiter goes.
+        stack.close()
+        assert admission.running == 1
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+    stack.close()
+    assert (admission.running, admission.queued) == (0, 0)
+    with admission.enter() as ticket:
+        assert await ticket.wait(0)
+
+
+async def test_closing_wakes_everybody() -> None:
+    admission = Admission(slots=1, max_queue=8, wait_s=60)
+    with admission.enter() as running:
+        assert await running.wait(0)
+        waiters = [
+            asyncio.create_task(hold(admission, asyncio.Event(), [], i))
+            for i in range(3)
+        ]
+        await spin()
+        admission.close(shutting_down())
+        outcomes = await asyncio.gather(*waiters, return_exceptions=True)
+        for outcome in outcomes:
+            assert isinstance(outcome, ApiError)
+            assert (outcome.status, outcome.code) == (503, "shutting_down")
+            assert outcome.headers()["Retry-After"]
+        assert admission.running == 1
+        with pytest.raises(ApiError, match="shutting down"), admission.enter():
+            pass
+    assert admission.running == 0
+
+
+async def test_a_slot_given_back_early_is_given_back_once() -> None:
+    admission = Admission(slots=2, max_queue=0, wait_s=60)
+    with admission.enter() as ticket:
+        ticket.release()
+        ticket.release()
+        assert admission.running == 0
+    assert admission.running == 0
