@@ -85,13 +85,18 @@ def run(args: argparse.Namespace) -> int:
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             report = convert(args.source, args.target, options, _shown(progress))
     except (ConvertError, FormatError, OSError) as error:
-        Console(stderr=True).print(f"neuron quantize: {error}", markup=False)
+        _say(Console(stderr=True), f"neuron quantize: {error}")
         return REFUSED
     except KeyboardInterrupt:
-        Console(stderr=True).print("neuron quantize: interrupted; nothing was kept")
+        _say(Console(stderr=True), "neuron quantize: interrupted; nothing was kept")
         return INTERRUPTED
-    console.print(_summary(args.target, report), markup=False, highlight=False)
+    _say(console, _summary(args.target, report))
     return OK
+
+
+def _say(console: Console, text: str) -> None:
+    """One line as it is, however narrow the terminal."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _shown(progress: Progress) -> Callable[[LayerReport], None]:
@@ -99,10 +104,9 @@ def _shown(progress: Progress) -> Callable[[LayerReport], None]:
     task = progress.add_task("Quantizing", total=None)
 
     def show(layer: LayerReport) -> None:
-        progress.console.print(
+        _say(
+            progress.console,
             f"{layer.key:<40} {layer.bpw:6.3f} bpw   error {layer.error:8.4%}",
-            highlight=False,
-            markup=False,
         )
         progress.update(task, completed=layer.done, total=layer.total)
 

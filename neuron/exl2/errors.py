@@ -5,7 +5,7 @@ from pathlib import Path
 _MAX_SHOWN = 200
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A name from an untrusted file, printable and of bounded length."""
     text = ascii(name)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
@@ -20,7 +20,7 @@ class FormatError(Exception):
     """
 
     def __init__(self, file: Path, tensor: str | None, reason: str) -> None:
-        where = f"{file}" if tensor is None else f"{file}: tensor {_shown(tensor)}"
+        where = f"{file}" if tensor is None else f"{file}: tensor {shown_name(tensor)}"
         super().__init__(f"{where}: {reason}")
         self.file = file
         self.tensor = tensor

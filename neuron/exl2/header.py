@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from neuron.exl2.errors import FormatError
+from neuron.exl2.errors import FormatError, shown_name
 
 MAX_HEADER_BYTES: Final = 32 << 20
 """A hundred thousand tensors need half of this."""
@@ -131,7 +131,7 @@ def _check(
     end, before = data_start, None
     for spec in specs:
         if spec.offset < end and before is not None:
-            raise FormatError(file, spec.name, f"overlaps tensor {before!a}")
+            raise FormatError(file, spec.name, f"overlaps tensor {shown_name(before)}")
         if spec.offset != end:
             raise FormatError(
                 file, spec.name, f"{spec.offset - end} unused bytes lie before it"
@@ -153,8 +153,10 @@ def _spec(file: Path, name: str, entry: object, data_start: int) -> TensorSpec:
     if not isinstance(entry, dict):
         raise FormatError(file, name, "its header entry is not a JSON object")
     dtype = entry.get("dtype")
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise FormatError(file, name, f"unknown dtype {ascii(dtype)[:60]}")
+    if not isinstance(dtype, str):
+        raise FormatError(file, name, "dtype must be a string")
+    if dtype not in ITEM_BYTES:
+        raise FormatError(file, name, f"unknown dtype {dtype[:40]!a}")
     shape = _naturals(entry.get("shape"))
     if shape is None or len(shape) > MAX_DIMENSIONS:
         raise FormatError(

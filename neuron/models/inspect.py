@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from neuron.exl2 import FormatError, TensorDirectory, open_model
+from neuron.exl2.errors import shown_name
 from neuron.exl2.header import ITEM_BYTES, TensorSpec
 from neuron.models.errors import ModelError
 from neuron.models.info import Format, ModelInfo
@@ -48,7 +49,7 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
     try:
         tensors = open_model(path)
     except FormatError as error:
-        where = "" if error.tensor is None else f"tensor {error.tensor!a}: "
+        where = "" if error.tensor is None else f"tensor {shown_name(error.tensor)}: "
         raise ModelError(error.file, where + error.reason) from None
     except OSError as error:
         raise ModelError(path, f"cannot be read: {error}") from None

@@ -71,7 +71,8 @@ class Settings:
         if not all(_is_integer(item) for item in several):
             raise ModelError(
                 self.file,
-                f"{key} must be a token id or a list of them, not {_shown(value)}",
+                f"{key} must be a token id or a list of them, not "
+                + ", ".join(_shown(item) for item in several[:8]),
             )
         return tuple(several)
 
@@ -90,4 +91,7 @@ def _is_integer(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    return ascii(value)[:60]
+    """A value for a message; never descends into what a hostile file nests."""
+    if isinstance(value, list):
+        return "a list"
+    return "an object" if isinstance(value, dict) else ascii(value)[:60]

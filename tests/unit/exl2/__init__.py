@@ -1,0 +1,1 @@
+"""Tests of the EXL2 format."""
