@@ -274,7 +274,9 @@ def _quantize(tensors: TensorDirectory, job: _Job) -> tuple[Exl2Linear, float]:
 def _order(weight: NDArray[np.float32]) -> NDArray[np.intp]:
     """Rows by falling norm: the largest get the wider groups, and rows that share a
     scale are alike, which makes that scale fit them better."""
-    return np.argsort(-np.add.reduce(weight * weight, axis=1), kind="stable")
+    with np.errstate(over="ignore"):  # numbers that large are refused later
+        norms = np.add.reduce(weight * weight, axis=1)
+    return np.argsort(-norms, kind="stable")
 
 
 def _half(tensors: TensorDirectory, name: str) -> NDArray[np.float16]:

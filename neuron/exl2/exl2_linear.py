@@ -81,9 +81,9 @@ def effective_scales(
 ) -> NDArray[np.float16]:
     """Scales [groups, columns], rounded as the kernel rounds them."""
     index = unpack_nibbles(q_scale).astype(np.float32) + np.float32(1)
-    largest = (q_scale_max.astype(np.float32) / np.float32(256)).astype(np.float16)
-    with np.errstate(over="ignore", invalid="ignore"):
-        scales = index * index * largest.astype(np.float32)[:, None]
+    with np.errstate(all="ignore"):  # a file may hold infinities and NaN
+        unit = (q_scale_max.astype(np.float32) / np.float32(256)).astype(np.float16)
+        scales = index * index * unit.astype(np.float32)[:, None]
         return scales.astype(np.float16)
 
 
@@ -149,7 +149,7 @@ class Exl2Linear:
             levels = unpack_columns(packed, bits).astype(np.float32)
             levels -= zero
             chunk = levels.reshape(end - begin, BLOCK_ROWS, self.columns)
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):
                 chunk *= scales[of_block[begin:end]][:, None, :]
                 half = levels.astype(np.float16)
             weight[original[begin * BLOCK_ROWS : end * BLOCK_ROWS]] = half

@@ -63,7 +63,7 @@ class GptqLinear:
             group = self.group_of_row[rows]
             levels = unpack_columns(words, BITS).astype(np.float32)
             levels -= zeros[group]
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):  # a file may hold infinities and NaN
                 levels *= scales[group]
                 weight[rows] = levels.astype(np.float16)
         return weight

@@ -46,5 +46,5 @@ class DenseLinear:
 
         Numbers beyond float16's range become infinite.
         """
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             return self.weight.T.astype(np.float16, copy=False)

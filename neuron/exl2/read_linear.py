@@ -154,11 +154,13 @@ def _read_gptq(source: "TensorDirectory", key: str) -> GptqLinear:
     if scales_dtype not in _FLOATS:
         raise _refused(source, scales_name, f"is {scales_dtype}, must be a float")
     scales = _tensor(source, scales_name, scales_dtype, (count, columns))
+    with np.errstate(all="ignore"):
+        scales = scales.astype(np.float16, copy=False)
     bias = _bias(source, key, (columns,))
     return GptqLinear(
         qweight=qweight.view(np.uint32),
         qzeros=qzeros.view(np.uint32),
-        scales=scales.astype(np.float16, copy=False),
+        scales=scales,
         group_of_row=_group_of_row(source, key, rows, count),
         zeros_are_less_one=_zeros_are_less_one(source),
         bias=bias if bias is not None and bias.any() else None,

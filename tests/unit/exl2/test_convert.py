@@ -262,6 +262,14 @@ Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
         ),
         (
             lambda source: replaced(
+                source, Q_PROJ, np.full((64, 64), 1e30, np.float32)
+            ),
+            OPTIONS,
+            FormatError,
+            r"q_proj\.weight': .* beyond float16",
+        ),
+        (
+            lambda source: replaced(
                 source, "model.norm.weight", np.full(64, 1e9, np.float32)
             ),
             OPTIONS,
