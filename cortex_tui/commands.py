@@ -93,13 +93,12 @@ class Commands:
         facts = ["pinned", *facts] if model.pinned else facts
         dialog = self._app.dialog(ChoiceDialog)
         streams = f.plural(busy, "request")
-        choices = (
-            Choice("c", "Cancel"),
-            Choice("d", "Drain, then unload", f"{streams} may finish first"),
-            Choice("x", "Unload now", f"ends {streams} with an error"),
-        )
-        if not busy:
-            choices = (Choice("c", "Cancel"), Choice("x", "Unload it all the same"))
+        choices = [Choice("c", "Cancel"), Choice("x", "Unload it all the same")]
+        if busy:
+            choices[1:] = [
+                Choice("d", "Drain, then unload", f"{streams} may finish first"),
+                Choice("x", "Unload now", f"ends {streams} with an error"),
+            ]
         dialog.question = Question(
             title=f.middle(f"Unload {f.clean(model.id)} from {where}?", 66),
             facts="   ".join([*facts, *([frees] if frees else [])]),

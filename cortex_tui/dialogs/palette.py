@@ -17,7 +17,7 @@ from cortex_tui.widgets.live_table import LiveTable
 COLUMNS = (
     Column("verb", "", 10, 1),
     Column("help", "", 20, 2, flex=200),
-    Column("key", "", 9, 3, "right"),
+    Column("key", "", 4, 3, "right"),
 )
 
 

@@ -84,7 +84,7 @@ class FleetScreen(Screen[None]):
         yield LiveTable("Nodes", rows.NODES, id="nodes", empty="no node is known yet")
         yield LiveTable(
             "Models", rows.MODELS, id="models", always_selected=True,
-            empty="no model matches",
+            empty="no model here",
         )  # fmt: skip
         with Horizontal(id="bottom"):
             yield LiveTable("Requests", rows.REQUESTS, id="requests", empty="none")

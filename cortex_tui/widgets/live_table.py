@@ -92,7 +92,7 @@ class LiveTable(Panel):
         self._rows = rows
         self._cursor = self._find(selected)
         self._scroll_to_cursor()
-        if self._top != top or not (old and rows):
+        if self._top != top or bool(old) != bool(rows):
             self.refresh()
             return
         moved = {cursor, self._cursor} if cursor != self._cursor else set()

@@ -179,7 +179,7 @@ def big() -> FleetSnapshot:
         models=models,
         requests=_requests(),
         operations=[
-            Operation(id="op-1", kind="load", model="gemma-3-27b-q5", node="boreas")
+            Operation(id="op-0", kind="load", model="gemma-3-27b-q5", node="boreas")
         ],
         events=_events(),
         history=_history(),

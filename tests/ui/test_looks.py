@@ -1,0 +1,115 @@
+"""SVG snapshots of the screens: `--snapshot-update` records, after a look at each."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from textual.pilot import Pilot
+
+from cortex_tui.app import CortexApp, Options
+from services.schema import FleetSnapshot
+from tests.ui import fleets
+from tests.ui.consoles import gateway_in_a_thread, shows_the_fleet, until
+
+Compare = Callable[..., bool]
+Prepare = Callable[[Pilot[None]], Awaitable[None]]
+SIZES = ((60, 16), (80, 24), (140, 40))
+
+
+def looks_the_same(
+    compare: Compare,
+    snapshot: FleetSnapshot,
+    *,
+    size: tuple[int, int] = (80, 24),
+    press: tuple[str, ...] = (),
+    readonly: bool = False,
+    ascii_only: bool = False,
+    then: Prepare | None = None,
+) -> bool:
+    with gateway_in_a_thread(snapshot) as gateway:
+        app = CortexApp(
+            Options(
+                attach=gateway.target,
+                readonly=readonly,
+                ascii_only=ascii_only,
+                now=lambda: fleets.NOW,
+            )
+        )
+
+        async def prepare(pilot: Pilot[None]) -> None:
+            await until(pilot, lambda: shows_the_fleet(app))
+            # The address has a port that changes from run to run.
+            app.fleet.gateway_label = "local:31313"
+            app.session.target = None
+            app.refresh_fleet()
+            await pilot.press(*press)
+            if then is not None:
+                await then(pilot)
+            await pilot.pause()
+
+        return compare(app, terminal_size=size, run_before=prepare)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_fleet(snap_compare: Compare, size: tuple[int, int]) -> None:
+    assert looks_the_same(snap_compare, fleets.big(), size=size)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_this_host_alone(snap_compare: Compare, size: tuple[int, int]) -> None:
+    assert looks_the_same(snap_compare, fleets.small(), size=size)
+
+
+def test_without_colour(snap_compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert looks_the_same(snap_compare, fleets.big())
+
+
+def test_in_ascii(snap_compare: Compare) -> None:
+    assert looks_the_same(snap_compare, fleets.big(), ascii_only=True)
+
+
+def test_wide_in_ascii(snap_compare: Compare) -> None:
+    assert looks_the_same(snap_compare, fleets.big(), size=(140, 40), ascii_only=True)
+
+
+def test_readonly(snap_compare: Compare) -> None:
+    assert looks_the_same(snap_compare, fleets.big(), readonly=True)
+
+
+def test_too_small(snap_compare: Compare) -> None:
+    assert looks_the_same(snap_compare, fleets.big(), size=(50, 12))
+
+
+def test_filtered(snap_compare: Compare) -> None:
+    assert looks_the_same(snap_compare, fleets.big(), press=("/", *"qwen", "enter"))
+
+
+def test_requests_come_to_the_front(snap_compare: Compare) -> None:
+    assert looks_the_same(snap_compare, fleets.big(), press=("tab",))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("load", ("G", "l")),
+        ("unload-busy", ("j", "u")),
+        ("unload-idle", ("j", "j", "j", "j", "u")),
+        ("help", ("?",)),
+        ("palette", (":",)),
+        ("test", ("t",)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_dialog(snap_compare: Compare, name: str, keys: tuple[str, ...]) -> None:
+    del name
+    assert looks_the_same(snap_compare, fleets.big(), press=keys)
+
+
+def test_gateway_gone(snap_compare: Compare) -> None:
+    async def lose(pilot: Pilot[None]) -> None:
+        app = pilot.app
+        assert isinstance(app, CortexApp)
+        app.store.lost("connection refused", retry_at=fleets.NOW + 2)
+        app.refresh_fleet()
+
+    assert looks_the_same(snap_compare, fleets.big(), then=lose)
