@@ -32,6 +32,8 @@ ANSWER_TIMEOUT_S = 2.5
 """For what a neuron answers from its caches."""
 PLAN_TIMEOUT_S = 10.0
 EVENTS_IDLE_S = 60.0
+INSUFFICIENT_MEMORY = 507
+"""Status of a load that does not fit."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 W = TypeVar("W", bound=Wire)
@@ -226,6 +228,14 @@ def api_error(status: int, body: bytes) -> ApiError:
         )
 
 
+def _failed_load(body: bytes) -> ApiError:
+    """An error told in a stream, which has no status of its own."""
+    error = api_error(500, body)
+    if error.code == "insufficient_memory":
+        error.status = INSUFFICIENT_MEMORY
+    return error
+
+
 def _load_event(
     event: sse.SseEvent, on_progress: Callable[[LoadProgress], None]
 ) -> LoadResult | None:
@@ -237,8 +247,7 @@ def _load_event(
     if not isinstance(data, dict):
         raise NodeError("an event of the load that is no object")
     if "error" in data:
-        status = data.get("status")
-        raise api_error(status if isinstance(status, int) else 500, event.data.encode())
+        raise _failed_load(event.data.encode())
     try:
         if isinstance(data.get("model"), dict):
             return LoadResult.model_validate(data)

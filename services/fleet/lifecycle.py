@@ -16,7 +16,7 @@ from neuron.protocol.types import (
     UnloadRequest,
 )
 from services import catalogue_file
-from services.fleet.client import NodeClient, NodeError
+from services.fleet.client import INSUFFICIENT_MEMORY, NodeClient, NodeError
 from services.fleet.placement import Offer, rank
 from services.fleet.routing import Candidate, cold_candidates
 from services.fleet.state import FleetState
@@ -28,7 +28,6 @@ LOAD_IDLE_TIMEOUT_S = 600.0
 """A load that reports nothing for this long is given up on."""
 UNLOAD_MARGIN_S = 60.0
 DEFAULT_DRAIN_S = 300.0
-INSUFFICIENT_MEMORY = 507
 
 
 class Lifecycle:

@@ -63,6 +63,8 @@ class NodeWatcher:
                 try:
                     await self._poll_once()
                 except (NodeError, ApiError) as error:
+                    # It may be another process that answers next: ask it everything.
+                    self._uptime = None
                     self._sink.unreachable(self.node, str(error))
             await asyncio.sleep(POLL_S)
 

@@ -57,6 +57,11 @@ class FakeNeuron:
     load_gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Loads end once this is set; it is at first."""
     load_error: ApiError | None = None
+    loads_to: ModelState = ModelState.READY
+    """State of a model whose load is said to have succeeded."""
+    draining: bool = False
+    nonsense: bytes | None = None
+    """What `/health` answers instead of what it should."""
     silent: bool = False
     """Answers nothing at all, while the port stays open."""
     loads: list[LoadRequest] = field(default_factory=list)
@@ -64,6 +69,8 @@ class FakeNeuron:
     abandoned: asyncio.Event = field(default_factory=asyncio.Event)
     """A client went away before its answer was complete."""
     url: str = ""
+    stop: Callable[[], Awaitable[None]] = field(init=False)
+    """Close the port and every connection."""
     _seq: int = 100
     _started: float = field(default_factory=time.monotonic)
     _events: list[asyncio.Queue[Event]] = field(default_factory=list)
@@ -100,17 +107,26 @@ class FakeNeuron:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.stop = runner.cleanup
         try:
             yield self
         finally:
             await runner.cleanup()
 
+    def count_event(self) -> None:
+        """An event that no follower hears of."""
+        self._seq += 1
+
     def set_state(
-        self, model: str, state: ModelState, error: str | None = None
+        self,
+        model: str,
+        state: ModelState,
+        error: str | None = None,
+        progress: LoadProgress | None = None,
     ) -> None:
         """Change a model's state and tell the followers."""
         self.models[model] = self.models[model].model_copy(
-            update={"state": state, "error": error, "progress": None}
+            update={"state": state, "error": error, "progress": progress}
         )
         self._seq += 1
         event = Event(seq=self._seq, time=time.time(), model=self.models[model])
@@ -123,13 +139,17 @@ class FakeNeuron:
         async def handle(_: web.Request) -> web.Response:
             if self.silent:
                 await asyncio.sleep(3600)
-            return _json(make())
+            answer = make()
+            if self.nonsense is not None and isinstance(answer, Health):
+                return web.Response(body=self.nonsense)
+            return _json(answer)
 
         return handle
 
     def _health(self) -> Health:
         loaded = [m.id for m in self.models.values() if m.state is ModelState.READY]
         return Health(
+            status="draining" if self.draining else "ready",
             uptime_s=time.monotonic() - self._started,
             models=[ModelLoad(id=id_) for id_ in loaded],
             event_seq=self._seq,
@@ -164,9 +184,9 @@ class FakeNeuron:
     async def _load(self, request: web.Request) -> web.StreamResponse:
         wanted = LoadRequest.model_validate_json(await request.read())
         self.loads.append(wanted)
-        self.set_state(wanted.model, ModelState.LOADING)
-        response = await _open_stream(request)
         progress = LoadProgress(stage="reading", done=1, total=2)
+        self.set_state(wanted.model, ModelState.LOADING, progress=progress)
+        response = await _open_stream(request)
         await response.write(sse.encode(progress.model_dump_json(), "progress"))
         await self.load_gate.wait()
         if self.load_error is not None:
@@ -174,7 +194,7 @@ class FakeNeuron:
             body = orjson.dumps(self.load_error.envelope())
             await response.write(sse.encode(body, "error"))
             return response
-        self.set_state(wanted.model, ModelState.READY)
+        self.set_state(wanted.model, self.loads_to)
         result = LoadResult(model=self.models[wanted.model], load_s=0.1)
         await response.write(sse.encode(result.model_dump_json(), "result"))
         return response

@@ -2,6 +2,7 @@
 can be turned. What belongs to the process is tested on real processes."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -104,15 +105,25 @@ async def until(condition: Callable[[], bool], timeout: float = 10) -> None:
             await asyncio.sleep(0.01)
 
 
-async def next_event(
-    response: aiohttp.ClientResponse, parser: SseParser, kind: str
-) -> SseEvent:
-    """The next event of that name; others are passed over."""
-    async for chunk in response.content.iter_any():
-        for event in parser.feed(chunk):
-            if event.event == kind:
-                return event
-    raise AssertionError(f"the stream ended without {kind}")
+class EventReader:
+    """Events of a stream, one after another."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._parser = SseParser()
+        self._events: deque[SseEvent] = deque()
+
+    async def next(self, kind: str) -> SseEvent:
+        """The next event of that name; others are passed over."""
+        async with asyncio.timeout(10):
+            while True:
+                while self._events:
+                    event = self._events.popleft()
+                    if event.event == kind:
+                        return event
+                chunk = await self._response.content.readany()
+                assert chunk, f"the stream ended without {kind}"
+                self._events.extend(self._parser.feed(chunk))
 
 
 @asynccontextmanager
