@@ -90,7 +90,5 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         return serve(loaded.config, options.announce, options.log_level.upper())
     except OSError as error:
-        print(
-            f"neuron: cannot listen on {loaded.config.listen}: {error}", file=sys.stderr
-        )
+        print(f"neuron: {error}", file=sys.stderr)
         return 1

@@ -70,12 +70,10 @@ class Stats(Wire):
     in_flight: int = 0
     queued: int = 0
     busy: bool = False
-    steps: int = 0
-    kv_pages_used: int = 0
-    kv_pages_total: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
+    steps: int | None = None
+    """Unknown, like what follows, before the model is loaded."""
+    kv_pages_used: int | None = None
+    kv_pages_total: int | None = None
     decode_tok_s: float | None = None
     prefill_tok_s: float | None = None
     rss_bytes: int | None = None

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +60,15 @@ class Instance:
         self.stats: Stats | None = None
         self.rss_bytes: int | None = None
         self.relays = 0
-        self.session: aiohttp.ClientSession | None = None
+        # One for all its workers, as they listen at the same path. Closed only when
+        # no relay uses it: aiohttp leaves readers of a closed one waiting for ever.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(str(socket), limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            auto_decompress=False,
+            read_bufsize=256 * 1024,
+        )
+        self._retired = False
         self._limits = limits
         self._socket = socket
         self._log_level = log_level
@@ -110,18 +118,25 @@ class Instance:
         if self._refusal is not None:
             raise dataclasses.replace(self._refusal)
 
-    @contextlib.contextmanager
-    def relaying(self) -> Iterator[aiohttp.ClientSession]:
+    @contextlib.asynccontextmanager
+    async def relaying(self) -> AsyncIterator[aiohttp.ClientSession]:
         """One request on its way through the worker; unloading waits for it."""
-        assert self.session is not None
         self.relays += 1
         self._idle.clear()
         try:
-            yield self.session
+            yield self._session
         finally:
             self.relays -= 1
             if not self.relays:
                 self._idle.set()
+                if self._retired:
+                    await self._session.close()
+
+    async def _retire(self) -> None:
+        """No relay will come any more; the last one that runs closes the door."""
+        self._retired = True
+        if not self.relays:
+            await self._session.close()
 
     def refuse_waiters(self, refusal: ApiError) -> None:
         """Answer everybody who waits for this load."""
@@ -186,13 +201,6 @@ class Instance:
         except OSError as error:
             raise _failed(f"no worker can be started: {error}", []) from error
         await self._await_up(self._worker, self._up)
-        connector = aiohttp.UnixConnector(str(self._socket), limit=0)
-        self.session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-            auto_decompress=False,
-            read_bufsize=256 * 1024,
-        )
         self.progress = self.error = None
         self.load_s = time.monotonic() - started
         self.loaded_at = time.time()
@@ -272,14 +280,12 @@ class Instance:
 
     async def _give_up(self, error: ApiError) -> None:
         await self._discard_worker()
+        await self._retire()
         self.error = "\n".join([error.message, *error.details.get("log", [])])
         self._change(ModelState.FAILED, f"failed: {error.message}")
         self.refuse_waiters(error)
 
     async def _discard_worker(self) -> None:
-        if self.session is not None:
-            await self.session.close()
-            self.session = None
         if self._worker is not None:
             worker, self._worker = self._worker, None
             await worker.stop()
@@ -316,6 +322,7 @@ class Instance:
         await asyncio.shield(self._unloading)
 
     async def _unload(self, drain_s: float, reason: CloseReason) -> None:
+        serves = self.state is ModelState.READY
         self._change(ModelState.UNLOADING, "unloading")
         self.refuse_waiters(
             ApiError(
@@ -324,12 +331,15 @@ class Instance:
         )
         if self._worker is not None:
             self._worker.send(Command(kind="close", reason=reason))
+            if not serves:
+                self._worker.kill()  # A load has nothing to lose.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 await self._idle.wait()
         self._life_task.cancel()
         await asyncio.gather(self._life_task, return_exceptions=True)
         await self._discard_worker()
+        await self._retire()
         self._change(ModelState.UNLOADED, "unloaded")
 
 

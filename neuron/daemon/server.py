@@ -38,9 +38,13 @@ def serve(config: NeuronConfig, announce: Path | None, log_level: str) -> int:
     """Run the daemon until a signal ends it; returns the exit code.
 
     Raises:
-        OSError: the address is taken, or not this host's.
+        OSError: the address is taken, or not this host's; or a folder is not writable.
     """
-    with _listener(config.address) as listener:
+    try:
+        listener = _listener(config.address)
+    except OSError as error:
+        raise OSError(f"cannot listen on {config.listen}: {error}") from error
+    with listener:
         asyncio.run(_Daemon(config, log_level).run(listener, announce))
     return 0
 
@@ -53,7 +57,7 @@ def _listener(address: Address) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
-    except OSError:
+    except BaseException:
         listener.close()
         raise
     return listener

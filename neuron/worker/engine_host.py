@@ -43,7 +43,7 @@ class EngineHost:
         self._load_cancelled = threading.Event()
         self._ended = asyncio.Event()
         self._thread: threading.Thread | None = None
-        self.stats = EngineStats()
+        self.stats: EngineStats | None = None
         self.busy = False
 
     async def load(

@@ -1,6 +1,7 @@
 """One request between the engine and its client."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from neuron.engines.base import (
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.stop import StopMatcher
 from neuron.text.tokenizer import TextTokenizer
+
+log = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length"]
 
@@ -96,6 +99,15 @@ class Generation:
 
     def accept(self, events: Sequence[EngineEvent]) -> None:
         """Take one step's events; the engine host calls this on the loop."""
+        try:
+            self._accept(events)
+        except Exception as error:
+            # Others are served by the same callback, and this client waits.
+            log.exception("%s: events cannot be handled", self.request.id)
+            self.error = EngineError(f"internal error: {error}", code="internal_error")
+            self._end(None)
+
+    def _accept(self, events: Sequence[EngineEvent]) -> None:
         for event in events:
             if self.over:
                 break

@@ -49,18 +49,18 @@ class Vitals:
         self._prefill = Rate()
 
     def stats(self, rss: int | None) -> Stats:
-        engine = self._host.stats
-        return Stats(
+        stats = Stats(
             in_flight=self._admission.running,
             queued=self._admission.queued,
             busy=self._host.busy,
-            steps=engine.steps,
-            kv_pages_used=engine.kv_pages_used,
-            kv_pages_total=engine.kv_pages_total,
-            prompt_tokens=engine.prompt_tokens,
-            cached_tokens=engine.cached_tokens,
-            generated_tokens=engine.generated_tokens,
-            decode_tok_s=self._decode(engine.generated_tokens),
-            prefill_tok_s=self._prefill(engine.prompt_tokens - engine.cached_tokens),
             rss_bytes=rss,
         )
+        if (engine := self._host.stats) is not None:
+            stats.steps = engine.steps
+            stats.kv_pages_used = engine.kv_pages_used
+            stats.kv_pages_total = engine.kv_pages_total
+            stats.decode_tok_s = self._decode(engine.generated_tokens)
+            stats.prefill_tok_s = self._prefill(
+                engine.prompt_tokens - engine.cached_tokens
+            )
+        return stats
