@@ -141,7 +141,7 @@ class Fleet:
             waited = asyncio.get_running_loop().time() - state.started
             if waited > HEARING_S:
                 silent = ", ".join(
-                    sorted(n.name for n in state.nodes.values() if not n.models_known)
+                    sorted(n.name for n in state.nodes.values() if not n.heard)
                 )
                 raise unavailable(
                     f"no node that answers has '{model}', and {silent} has not "

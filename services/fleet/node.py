@@ -38,6 +38,11 @@ class Node:
     """As of the last tick; `state_at` computes it."""
 
     @property
+    def heard(self) -> bool:
+        """Whether it has told, once, how it is and what it has."""
+        return self.models_known and self.health is not None
+
+    @property
     def reason(self) -> str | None:
         """Why it is not ready, in words."""
         if self.state is NodeState.READY:

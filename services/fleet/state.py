@@ -58,12 +58,13 @@ class FleetState:
         ]
 
     def knows(self, model: str) -> bool:
-        return any(model in node.models for node in self.nodes.values())
+        """Whether a node that has been heard of has it."""
+        return any(n.heard and model in n.models for n in self.nodes.values())
 
     @property
     def all_heard(self) -> bool:
         """Whether every node has told its models at least once."""
-        return all(node.models_known for node in self.nodes.values())
+        return all(node.heard for node in self.nodes.values())
 
     # What watchers report.
 

@@ -12,6 +12,8 @@ from services.fleet.node import Node
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+ENDPOINT_LOOK_S = 0.05
+"""How often to look whether a neuron that is being started has a URL yet."""
 RECONNECT_S = (0.2, 0.5, 1.0, 2.0)
 """Pauses before the event stream is opened again; the last one repeats."""
 REFRESH_ATTEMPTS = 3
@@ -59,13 +61,15 @@ class NodeWatcher:
 
     async def _poll(self) -> None:
         while True:
-            if self.client.endpoint:
-                try:
-                    await self._poll_once()
-                except (NodeError, ApiError) as error:
-                    # It may be another process that answers next: ask it everything.
-                    self._uptime = None
-                    self._sink.unreachable(self.node, str(error))
+            if not self.client.endpoint:
+                await asyncio.sleep(ENDPOINT_LOOK_S)
+                continue
+            try:
+                await self._poll_once()
+            except (NodeError, ApiError) as error:
+                # It may be another process that answers next: ask it everything.
+                self._uptime = None
+                self._sink.unreachable(self.node, str(error))
             await asyncio.sleep(POLL_S)
 
     async def _poll_once(self) -> None:

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from neuron.protocol import routes
 from services.fleet.state import FleetState
 from services.gateway.meter import Usage
 from services.schema import NodeState, Operation
@@ -13,6 +14,8 @@ from services.schema import NodeState, Operation
 DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 TTFT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 TOK_S_BUCKETS = (1, 2.5, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
+GENERATING = frozenset({routes.V1_CHAT_COMPLETIONS, routes.V1_COMPLETIONS})
+"""Routes whose durations are worth a histogram; tokenizing would drown them."""
 _REPLICA = ("model", "node")
 
 
@@ -89,7 +92,8 @@ class Metrics:
     ) -> None:
         """Times in seconds; `node` is empty where the request reached none."""
         self._requests.labels(model, node, route, str(status)).inc()
-        self._duration.labels(model, node).observe(duration)
+        if route in GENERATING:
+            self._duration.labels(model, node).observe(duration)
         if ttft is not None:
             self._ttft.labels(model, node).observe(ttft)
         if tok_s is not None:
