@@ -22,6 +22,8 @@ from neuron.exl2.errors import FormatError
 OK: Final = 0
 REFUSED: Final = 1
 INTERRUPTED: Final = 130
+_MAX_WORKERS: Final = 8
+"""Each holds one layer as float32 twice, which is 2 GB in a model of 70 billion."""
 
 
 def _bits(text: str) -> float:
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         bits=args.bits,
         head_bits=args.head_bits,
         group_rows=args.group_rows,
-        workers=os.cpu_count() or 1,
+        workers=min(os.cpu_count() or 1, _MAX_WORKERS),
     )
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
     try:

@@ -41,6 +41,16 @@ def linear_keys(layers: int) -> list[str]:
     ]
 
 
+def required_names(layers: int) -> list[str]:
+    """Kept tensors that every one of the architectures has."""
+    norms = ("input_layernorm", "post_attention_layernorm")
+    return [
+        EMBEDDING,
+        "model.norm.weight",
+        *(f"model.layers.{n}.{norm}.weight" for n in range(layers) for norm in norms),
+    ]
+
+
 def kept_names(
     names: Collection[str], linears: Collection[str], *, tied: bool
 ) -> list[str]:

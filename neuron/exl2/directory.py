@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -77,6 +78,7 @@ class TensorDirectory:
         """
         return read_linear(self, key, out_features)
 
+    @cached_property
     def quantization_config(self) -> Mapping[str, object]:
         """That part of config.json; empty where there is none.
 

@@ -73,20 +73,11 @@ def read_header(file: Path) -> dict[str, TensorSpec]:
     """
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
-        start = stream.read(32)
-        for magic, what in _FOREIGN:
-            if start.startswith(magic):
-                raise FormatError(file, None, f"{what}, not safetensors")
-        if size < 8:
-            raise FormatError(file, None, f"{size} bytes are too few for a header")
+        start = stream.read(64)
         length = int.from_bytes(start[:8], "little")
-        if length > size - 8:
-            raise FormatError(
-                file,
-                None,
-                f"its header claims {length} bytes, the file has {size - 8} after the "
-                "length: truncated, or not safetensors",
-            )
+        # Lengths can look like a pickle's first bytes, so the brace has the say.
+        if size < 8 or length > size - 8 or start[8:9] != b"{":
+            raise FormatError(file, None, _not_a_header(start, size, length))
         if length > MAX_HEADER_BYTES:
             raise FormatError(
                 file, None, f"header of {length} bytes is over {MAX_HEADER_BYTES}"
@@ -97,6 +88,21 @@ def read_header(file: Path) -> dict[str, TensorSpec]:
         raise FormatError(file, None, "it became shorter while it was read")
     entries = _parse(file, raw)
     return _check(file, entries, data_start=8 + length, data_bytes=size - 8 - length)
+
+
+def _not_a_header(start: bytes, size: int, length: int) -> str:
+    """Why a file whose first bytes are `start` is not safetensors."""
+    for magic, what in _FOREIGN:
+        if start.startswith(magic):
+            return f"{what}, not safetensors"
+    if size < 8:
+        return f"{size} bytes are too few for a header"
+    if length > size - 8:
+        return (
+            f"its header claims {length} bytes, the file has {size - 8} after the "
+            "length: truncated, or not safetensors"
+        )
+    return "its header is not a JSON object"
 
 
 def _parse(file: Path, raw: bytes) -> dict[str, object]:

@@ -162,7 +162,9 @@ def _read_gptq(source: "TensorDirectory", key: str) -> GptqLinear:
         qzeros=qzeros.view(np.uint32),
         scales=scales,
         group_of_row=_group_of_row(source, key, rows, count),
-        zeros_are_less_one=_zeros_are_less_one(source),
+        zeros_are_less_one=(
+            source.quantization_config.get("checkpoint_format") != "gptq_v2"
+        ),
         bias=bias if bias is not None and bias.any() else None,
     )
 
@@ -179,10 +181,6 @@ def _group_of_row(
     if g_idx.min() < 0 or g_idx.max() >= count:
         raise _refused(source, name, f"names a group outside 0 to {count - 1}")
     return g_idx
-
-
-def _zeros_are_less_one(source: "TensorDirectory") -> bool:
-    return source.quantization_config().get("checkpoint_format") != "gptq_v2"
 
 
 def _read_dense(source: "TensorDirectory", key: str) -> DenseLinear:

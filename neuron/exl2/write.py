@@ -1,8 +1,8 @@
 """Writing safetensors files of which the sizes are known before the contents."""
 
 import json
-import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -50,15 +50,24 @@ class TensorWriter:
     planned and never written.
     """
 
-    def __init__(self, folder: Path, stem: str, shards: Sequence[Sequence[TensorPlan]]):
+    def __init__(
+        self, folder: Path, stem: str, shards: Sequence[Sequence[TensorPlan]]
+    ) -> None:
+        self._folder = folder
+        self._stem = stem
+        self._shards = shards
         self._places: dict[str, tuple[BinaryIO, int, TensorPlan]] = {}
-        self._files: list[BinaryIO] = []
-        total = len(shards)
-        for number, plans in enumerate(shards, start=1):
-            suffix = "" if total == 1 else f"-{number:05}-of-{total:05}"
-            stream = (folder / f"{stem}{suffix}.safetensors").open("wb")
-            self._files.append(stream)
-            self._lay_out(stream, plans)
+        self._files = ExitStack()
+
+    def __enter__(self) -> Self:
+        total = len(self._shards)
+        with ExitStack() as files:
+            for number, plans in enumerate(self._shards, start=1):
+                suffix = "" if total == 1 else f"-{number:05}-of-{total:05}"
+                file = self._folder / f"{self._stem}{suffix}.safetensors"
+                self._lay_out(files.enter_context(file.open("wb")), plans)
+            self._files = files.pop_all()
+        return self
 
     def _lay_out(self, stream: BinaryIO, plans: Sequence[TensorPlan]) -> None:
         # Wide numbers first: then every tensor is aligned to its own size.
@@ -95,22 +104,12 @@ class TensorWriter:
         little = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
         stream.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                if self._places:
-                    raise ValueError(f"never written: {sorted(self._places)}")
-                for stream in self._files:
-                    stream.flush()
-                    os.fsync(stream.fileno())
-        finally:
-            for stream in self._files:
-                stream.close()
+        with self._files:
+            if kind is None and self._places:
+                raise ValueError(f"never written: {sorted(self._places)}")

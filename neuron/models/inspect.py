@@ -110,17 +110,19 @@ def _bits_per_weight(tensors: TensorDirectory, kind: Format) -> float:
 
 
 def _layer_keys(tensors: TensorDirectory, kind: Format) -> Iterable[str]:
-    suffix = dict(_MARKS).get(kind, "_proj.weight")
-    last = suffix.rpartition(".")[2]
+    suffix = dict(_MARKS).get(kind, ".weight")
     return (
-        name.removesuffix(f".{last}") for name in tensors.specs if name.endswith(suffix)
+        name.removesuffix(suffix)
+        for name, spec in tensors.specs.items()
+        if name.endswith(suffix) and len(spec.shape) == 2
     )
 
 
 def _weights(tensors: TensorDirectory, key: str, kind: Format) -> int:
     """How many weights a layer has, columns that only pad included."""
     if kind == "exl2":
-        return _size(tensors, f"{key}.q_invperm") * _columns(tensors, f"{key}.q_weight")
+        columns = _spec(tensors, f"{key}.q_weight").shape[-1]
+        return _size(tensors, f"{key}.q_invperm") * columns
     if kind == "gptq":
         return 8 * _size(tensors, f"{key}.qweight")
     return _size(tensors, f"{key}.weight")
@@ -134,11 +136,6 @@ def _stored_bits(tensors: TensorDirectory, key: str, kind: Format) -> int:
 
 def _size(tensors: TensorDirectory, name: str) -> int:
     return prod(_spec(tensors, name).shape)
-
-
-def _columns(tensors: TensorDirectory, name: str) -> int:
-    shape = _spec(tensors, name).shape
-    return shape[-1] if shape else 0
 
 
 def _spec(tensors: TensorDirectory, name: str) -> TensorSpec:

@@ -3,7 +3,10 @@
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+import tracemalloc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,25 @@ DTYPES = {
     "int32": "I32",
     "int64": "I64",
 }
+
+
+@dataclass
+class Peak:
+    """The most memory in use inside a `memory_peak` block, in bytes, once it ended."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def memory_peak() -> Iterator[Peak]:
+    """Measure what Python and NumPy allocate."""
+    peak = Peak()
+    tracemalloc.start()
+    try:
+        yield peak
+    finally:
+        peak.bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
 
 
 def entry(dtype: str, shape: Sequence[int], start: int, end: int) -> dict[str, object]:
@@ -101,11 +123,12 @@ def tiny_model(
     tied: bool = False,
     bfloat16: bool = False,
     shards: int = 1,
-    **config: object,
+    hidden: int = 64,
+    inner: int = 96,
 ) -> dict[str, NDArray[np.float32]]:
     """Write a random model of two layers; its tensors are returned as float32."""
     folder.mkdir(parents=True, exist_ok=True)
-    hidden, inner, heads, kv_heads, vocab = 64, 96, 4, 2, 75
+    heads, kv_heads, vocab = 4, 2, 75
     head = hidden // heads
     rng = np.random.default_rng(7)
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
@@ -149,7 +172,7 @@ def tiny_model(
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    (folder / "config.json").write_text(json.dumps(described | config))
+    (folder / "config.json").write_text(json.dumps(described))
     (folder / "tokenizer.json").write_text("{}")
     return _save_shards(folder, tensors, bfloat16=bfloat16, shards=shards)
 

@@ -2,7 +2,7 @@
 
 import json
 import struct
-import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import example, given, strategies as st
 
 from neuron.exl2 import FormatError, TensorSpec
 from neuron.exl2.header import MAX_HEADER_BYTES, read_header
-from tests.unit.exl2.support import entry, file_bytes, reproducible
+from tests.unit.exl2.support import entry, file_bytes, memory_peak, reproducible
 
 
 def read(folder: Path, content: bytes) -> dict[str, TensorSpec]:
@@ -54,7 +54,8 @@ def test_offsets_count_from_the_start_of_the_file(tmp_path: Path) -> None:
         (struct.pack("<Q", 3) + b"{}", "claims 3 bytes"),
         (struct.pack("<Q", 2) + b"[]", "not a JSON object"),
         (struct.pack("<Q", 2) + b"{]", "not JSON"),
-        (struct.pack("<Q", 2) + b"\xff\xfe", "not JSON"),
+        (struct.pack("<Q", 3) + b"{\xff}", "not JSON"),
+        (struct.pack("<Q", 2) + b"\xff\xfe", "not a JSON object"),
         (file_bytes({"__metadata__": 7}), "__metadata__"),
         (struct.pack("<Q", 90000) + b'{"a":' + b"[" * 89995, "nested too deeply"),
         (b"PK\x03\x04" + bytes(60), "zip archive"),
@@ -131,14 +132,20 @@ def test_a_long_or_unprintable_name_does_not_reach_the_terminal(tmp_path: Path) 
 def test_a_header_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     with file.open("wb") as stream:
-        stream.write(struct.pack("<Q", MAX_HEADER_BYTES + 1))
+        stream.write(struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{")
         stream.truncate(MAX_HEADER_BYTES + 100)
-    tracemalloc.start()
-    with pytest.raises(FormatError, match="is over"):
+    with memory_peak() as peak, pytest.raises(FormatError, match="is over"):
         read_header(file)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 20
+    assert peak.bytes < 1 << 20
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 0x0580])
+def test_a_length_that_looks_like_a_pickle_is_only_a_length(
+    tmp_path: Path, length: int
+) -> None:
+    raw = b"{}".ljust(length)
+    assert struct.pack("<Q", length)[:1] == b"\x80"
+    assert read(tmp_path, struct.pack("<Q", length) + raw) == {}
 
 
 # --- any bytes at all ---
@@ -191,14 +198,9 @@ def test_any_bytes_are_read_or_refused_in_little_memory(
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "hostile.safetensors"
     file.write_bytes(content)
-    tracemalloc.start()
-    try:
+    specs: dict[str, TensorSpec] = {}
+    with memory_peak() as peak, suppress(FormatError):
         specs = read_header(file)
-    except FormatError:
-        specs = {}
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 200_000 + 100 * len(content)
+    assert peak.bytes < 200_000 + 100 * len(content)
     assert all(s.offset + s.nbytes <= len(content) for s in specs.values())
     assert sum(s.nbytes for s in specs.values()) <= len(content)

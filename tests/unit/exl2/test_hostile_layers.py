@@ -1,6 +1,5 @@
 """Whole layers from files that were tampered with: a weight, or a FormatError."""
 
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from neuron.exl2 import FormatError, open_model
 from neuron.exl2.quantize import quantize_linear
-from tests.unit.exl2.support import reproducible, save
+from tests.unit.exl2.support import memory_peak, reproducible, save
 
 LAYERS = ("exl2", "gptq", "dense")
 
@@ -83,13 +82,9 @@ def test_a_tampered_file_is_read_or_refused_in_little_memory(
         del content[round(cut * len(content)) :]
     file = good_file.with_name("tampered.safetensors")
     file.write_bytes(content)
-    tracemalloc.start()
-    try:
+    with memory_peak() as peak:
         read_all(file)
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 300_000 + 60 * len(content)
+    assert peak.bytes < 300_000 + 60 * len(content)
 
 
 @reproducible

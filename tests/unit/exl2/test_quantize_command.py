@@ -1,6 +1,7 @@
 """`neuron quantize`, as it is typed."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,27 @@ def test_a_refusal_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     done = quantize(tmp_path / "source", tmp_path / "target", "--bits", "4")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "GPT2LMHeadModel is not supported" in done.stderr
+    assert "'GPT2LMHeadModel' is not supported" in done.stderr
     assert not (tmp_path / "target").exists()
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "source", hidden=512, inner=2048)
+    folders = [tmp_path / "source", tmp_path / "target"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neuron", "quantize", *folders, "--bits", "4"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "q_proj" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "neuron quantize: interrupted; nothing was kept\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
