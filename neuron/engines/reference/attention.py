@@ -6,19 +6,21 @@ not on the batch, not on where its pages lie, not on how its prompt was cut up.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from neuron.engines.reference.cache import PAGE
+from neuron.engines.reference.cache import PAGE, PageTable, pages_for
 from neuron.engines.reference.config import ModelConfig
 from neuron.engines.reference.tiles import Floats, RowSizes
 
 SCRATCH: Final = 1 << 22
-"""Numbers in the scratch of one product, unless a single row needs more."""
+"""Numbers in the scratch of one batch, unless a single tile needs more."""
+
+_BY_HEAD: Final = (0, 2, 1, 3, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,41 +30,54 @@ class Span:
     start: int
     """Position of the first."""
     count: int
-    pages: Sequence[int]
-    """Of the whole sequence, from its first token on."""
+    table: PageTable
+    """Of the whole sequence."""
+
+    @property
+    def used(self) -> int:
+        """Pages that hold the context of its last token."""
+        return pages_for(self.start + self.count)
 
 
 @dataclass(slots=True)
 class _Piece:
-    """One sequence's consecutive pages, over all layers: operands and results."""
+    """Neighbouring pages of one sequence: operands (over all layers) and results."""
 
     queries: Floats
     keys: Floats
     scores: Floats
     values: Floats
-    partial: Floats
+    mixed: Floats
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Spans of equal length whose scratch fits: every array is a view of scratch."""
+    """Spans of one length that are attended together; arrays are views of scratch."""
 
+    shape: tuple[int, int, int, int, int]
+    """(spans, tokens, kv_heads, group, head_dim)"""
     rows: slice
     """Of the qkv matrix."""
-    spans: int
-    count: int
     queries: Floats
+    """[spans, kv_heads, tokens, group, head_dim]"""
     scores: Floats
-    weights: Floats
-    partial: Floats
-    masks: dict[int | None, Floats]
+    """[spans, kv_heads, tokens · group, context]"""
+    scores_by_page: Floats
+    """[spans, kv_heads, tokens · group, pages, PAGE]"""
+    mixed_by_page: Floats
+    """[spans, pages, kv_heads, tiles, rows, head_dim]"""
     pieces: list[_Piece]
+    blanks: list[Floats]
+    """What shorter sequences leave of `mixed_by_page`."""
+    masks: dict[int | None, Floats] = field(default_factory=dict)
 
 
 class Attention:
     """Keys and values of all layers, and the scratch to attend over them."""
 
-    def __init__(self, config: ModelConfig, pages: int, sizes: RowSizes) -> None:
+    def __init__(
+        self, config: ModelConfig, *, pages: int, context: int, sizes: RowSizes
+    ) -> None:
         self._config = config
         self._sizes = sizes
         self._cache = np.zeros(
@@ -70,6 +85,12 @@ class Attention:
             np.float32,
         )
         self._scratch: dict[str, Floats] = {}
+        self._masks = {
+            window: _mask_table(pages_for(context) * PAGE, window)
+            for window in set(config.windows)
+        }
+        self._planned: list[tuple[PageTable, int, int]] = []
+        self._batches: list[_Batch] = []
         self.nbytes = self._cache.nbytes
         """Of cache and scratch."""
 
@@ -83,146 +104,114 @@ class Attention:
         """Put [tokens, 2, kv_heads, head_dim] where the tokens' pages are."""
         self._cache[layer][:, pages, :, offsets] = keys_values
 
-    def plan(self, spans: Sequence[Span]) -> "list[_Batch]":
-        """Lay out one step: all spans have the same length."""
-        count = spans[0].count
-        batches, first = [], 0
-        while first < len(spans):
-            last = first + 1
-            while last < len(spans) and self._fits(spans[first : last + 1]):
-                last += 1
-            chosen = spans[first:last]
-            row = first * count
-            if len(chosen) == 1 and not self._fits(chosen):
-                batches += self._plan_parts(chosen[0], row)
-            else:
-                batches.append(self._plan_batch(chosen, row))
-            first = last
-        return batches
+    def plan(self, spans: Sequence[Span]) -> None:
+        """Lay out one pass; all spans have the same number of tokens."""
+        groups = self._grouped(spans)
+        # While the same sequences decode within the same pages, only masks change.
+        planned = [(s.table, s.used, s.count) for group in groups for s in group]
+        if planned != self._planned:
+            self._batches = []
+            for group in groups:
+                row = self._batches[-1].rows.stop if self._batches else 0
+                self._batches.append(self._batch(group, row))
+            self._planned = planned
+        for batch, group in zip(self._batches, groups, strict=True):
+            self._set_masks(batch, group)
 
-    def run(self, layer: int, batch: _Batch, queries: Floats, attended: Floats) -> None:
-        """Attend: `queries` and `attended` are [rows, heads · head_dim]."""
-        config = self._config
-        grouped = (
-            batch.spans,
-            batch.count,
-            config.kv_heads,
-            config.group,
-            config.head_dim,
-        )
-        slots = batch.count * config.group
-        by_head = (0, 2, 1, 3, 4)
-        batch.queries[:, :, :slots].reshape(
-            batch.spans, config.kv_heads, batch.count, config.group, config.head_dim
-        )[...] = queries[batch.rows].reshape(grouped).transpose(by_head)
-        for piece in batch.pieces:
-            np.matmul(piece.queries, piece.keys[layer], out=piece.scores)
-        scores = batch.scores
-        scores += batch.masks[config.windows[layer]]
-        scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        for piece in batch.pieces:
-            np.matmul(piece.scores, piece.values[layer], out=piece.partial)
-        # Page by page, because NumPy's own order over a row depends on its length.
-        total = np.add.reduce(np.add.reduce(batch.weights, axis=-2), axis=-1)
-        mixed = np.add.reduce(batch.partial, axis=1)
-        flat = mixed.reshape(batch.spans, config.kv_heads, -1, config.head_dim)
-        np.divide(
-            flat[:, :, :slots].reshape(
-                batch.spans, config.kv_heads, batch.count, config.group, -1
-            ),
-            total[:, :, :slots].reshape(
-                batch.spans, config.kv_heads, batch.count, config.group, 1
-            ),
-            out=attended[batch.rows].reshape(grouped).transpose(by_head),
-        )
+    def run(self, layer: int, queries: Floats, attended: Floats) -> None:
+        """Attend as planned: both are [rows, heads · head_dim]."""
+        window = self._config.windows[layer]
+        for batch in self._batches:
+            if len(self._batches) > 1:  # the others have used the same scratch
+                _clear(batch)
+            _attend(batch, layer, window, queries, attended)
 
-    def _slots(self, count: int) -> tuple[int, int]:
+    def _grouped(self, spans: Sequence[Span]) -> list[Sequence[Span]]:
+        """Cut up so that the scratch of each group fits, as far as that can be."""
+        if self._fits(spans):
+            return [spans]
+        if len(spans) > 1:
+            middle = len(spans) // 2
+            return self._grouped(spans[:middle]) + self._grouped(spans[middle:])
+        span = spans[0]
+        step = max(1, self._sizes.tile // self._config.group)
+        return [
+            [Span(span.start + done, min(step, span.count - done), span.table)]
+            for done in range(0, span.count, step)
+        ]
+
+    def _tiles(self, count: int) -> tuple[int, int]:
         """(tiles, rows per tile) for the queries of so many tokens at one kv head."""
         size = self._sizes.padded(count * self._config.group)
         rows = min(size, self._sizes.tile)
         return size // rows, rows
 
     def _fits(self, spans: Sequence[Span]) -> bool:
-        tiles, rows = self._slots(spans[0].count)
-        longest = max(_pages(span) for span in spans)
+        tiles, rows = self._tiles(spans[0].count)
+        longest = max(span.used for span in spans)
         numbers = len(spans) * longest * tiles * rows * self._config.kv_heads
         return numbers * max(PAGE, self._config.head_dim) <= SCRATCH
 
-    def _plan_parts(self, span: Span, row: int) -> "list[_Batch]":
-        """A span too long for the scratch: as few tokens at a time as a tile holds."""
-        step = max(1, self._sizes.tile // self._config.group)
-        return [
-            self._plan_batch(
-                [Span(span.start + done, min(step, span.count - done), span.pages)],
-                row + done,
-            )
-            for done in range(0, span.count, step)
-        ]
-
-    def _plan_batch(self, spans: Sequence[Span], row: int) -> _Batch:
+    def _batch(self, spans: Sequence[Span], row: int) -> _Batch:
         config = self._config
         many, count = len(spans), spans[0].count
-        tiles, rows = self._slots(count)
-        longest = max(_pages(span) for span in spans)
+        tiles, rows = self._tiles(count)
+        slots = count * config.group
+        longest = max(span.used for span in spans)
         heads = (many, config.kv_heads, tiles, rows)
         queries = self._array("queries", (*heads, config.head_dim))
-        scores = self._array("scores", (*heads, longest * PAGE))
-        weights = scores.reshape(*heads, longest, PAGE)
-        partial = self._array(
-            "partial",
-            (many, longest, config.kv_heads, tiles, rows, config.head_dim),
+        scores = self._array("scores", (*heads, longest, PAGE))
+        flat = scores.reshape(many, config.kv_heads, -1, longest, PAGE)[:, :, :slots]
+        mixed = self._array(
+            "mixed", (many, longest, config.kv_heads, tiles, rows, config.head_dim)
         )
-        by_page = weights.transpose(0, 4, 1, 2, 3, 5)
+        by_page = scores.transpose(0, 4, 1, 2, 3, 5)
         pieces = []
         for index, span in enumerate(spans):
-            used = _pages(span)
-            # What no product fills must be neither a number nor an old result.
-            scores[index, ..., used * PAGE :] = -np.inf
-            partial[index, used:] = 0
-            for first, last in _runs(span.pages, used):
-                page = span.pages[first]
-                held = self._cache[:, :, page : page + last - first, :, None]
+            for at, page, length in span.table.runs(span.used):
+                held = self._cache[:, :, page : page + length, :, None]
+                keys, values = held[:, 0].swapaxes(-1, -2), held[:, 1]
                 pieces.append(
                     _Piece(
                         queries[index],
-                        held[:, 0].swapaxes(-1, -2),
-                        by_page[index, first:last],
-                        held[:, 1],
-                        partial[index, first:last],
+                        keys,
+                        by_page[index, at : at + length],
+                        values,
+                        mixed[index, at : at + length],
                     )
                 )
-        slots = tiles * rows
-        return _Batch(
+        batch = _Batch(
+            shape=(many, count, config.kv_heads, config.group, config.head_dim),
             rows=slice(row, row + many * count),
-            spans=many,
-            count=count,
-            queries=queries.reshape(many, config.kv_heads, slots, config.head_dim),
-            scores=scores.reshape(many, config.kv_heads, slots, longest * PAGE),
-            weights=weights.reshape(many, config.kv_heads, slots, longest, PAGE),
-            partial=partial,
-            masks={
-                window: self._mask(spans, slots, longest * PAGE, window)
-                for window in set(config.windows)
-            },
+            queries=queries.reshape(many, config.kv_heads, -1, config.head_dim)[
+                :, :, :slots
+            ].reshape(many, config.kv_heads, count, config.group, -1),
+            scores=scores.reshape(many, config.kv_heads, -1, longest * PAGE)[
+                :, :, :slots
+            ],
+            scores_by_page=flat,
+            mixed_by_page=mixed,
             pieces=pieces,
+            blanks=[
+                mixed[index, span.used :]
+                for index, span in enumerate(spans)
+                if span.used < longest
+            ],
         )
+        _clear(batch)
+        return batch
 
-    def _mask(
-        self, spans: Sequence[Span], slots: int, length: int, window: int | None
-    ) -> Floats:
-        """[spans, 1, slots or 1, length]: 0 where a token is seen, else -inf."""
-        count = spans[0].count
-        token = np.minimum(np.arange(slots) // self._config.group, count - 1)
-        if count == 1:
-            token = token[:1]
+    def _set_masks(self, batch: _Batch, spans: Sequence[Span]) -> None:
+        """[spans, 1, tokens · group or 1, context]: 0 where a token is seen or -inf."""
+        length = batch.scores.shape[-1]
+        many, count, _, group, _ = batch.shape
         start = np.array([span.start for span in spans])
-        position = (start[:, None] + token)[:, None, :, None]
-        context = np.arange(length)
-        seen = context <= position
-        if window is not None:
-            seen &= context > position - window
-        return np.where(seen, np.float32(0), np.float32(-np.inf))
+        position = start[:, None] + np.arange(count)
+        if count > 1:
+            position = position.repeat(group, axis=1)
+        for window, table in self._masks.items():
+            mask = table[:, :length][position]
+            batch.masks[window] = mask.reshape(many, 1, -1, length)
 
     def _array(self, name: str, shape: tuple[int, ...]) -> Floats:
         """A view of scratch that grows as needed; contents are left over."""
@@ -234,12 +223,52 @@ class Attention:
         return scratch[:size].reshape(shape)
 
 
-def _pages(span: Span) -> int:
-    return -(-(span.start + span.count) // PAGE)
+def _clear(batch: _Batch) -> None:
+    for blank in batch.blanks:
+        blank.fill(0)
 
 
-def _runs(pages: Sequence[int], used: int) -> list[tuple[int, int]]:
-    """Stretches of neighbouring page numbers, as (first, last + 1) indices."""
-    breaks = [i for i in range(1, used) if pages[i] != pages[i - 1] + 1]
-    bounds = [0, *breaks, used]
-    return list(pairwise(bounds))
+def _attend(
+    batch: _Batch,
+    layer: int,
+    window: int | None,
+    queries: Floats,
+    attended: Floats,
+) -> None:
+    many, count, kv_heads, group, size = batch.shape
+    by_token = (many, count, kv_heads, group, size)
+    batch.queries[...] = queries[batch.rows].reshape(by_token).transpose(_BY_HEAD)
+    for piece in batch.pieces:
+        np.matmul(piece.queries, piece.keys[layer], out=piece.scores)
+    scores = batch.scores
+    scores += batch.masks[window]
+    scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    for piece in batch.pieces:
+        np.matmul(piece.scores, piece.values[layer], out=piece.mixed)
+    # Page by page, because NumPy's own order over a row depends on its length.
+    total = np.add.reduce(np.add.reduce(batch.scores_by_page, axis=-2), axis=-1)
+    mixed = np.add.reduce(batch.mixed_by_page, axis=1)
+    by_head = (many, kv_heads, count, group, size)
+    np.divide(
+        mixed.reshape(many, kv_heads, -1, size)[:, :, : count * group].reshape(by_head),
+        total.reshape(many, kv_heads, count, group, 1),
+        out=attended[batch.rows].reshape(by_token).transpose(_BY_HEAD),
+    )
+
+
+def _mask_table(context: int, window: int | None) -> Floats:
+    """[position, context]: what a token sees; one row shifted, so hardly any memory."""
+    distance = np.arange(context - 1, -context, -1)  # back from the token looking
+    seen = distance >= 0
+    if window is not None:
+        seen &= distance < window
+    row = np.where(seen, np.float32(0), np.float32(-np.inf))
+    step = row.itemsize
+    table: Floats = as_strided(
+        row[context - 1 :],
+        (context, context),
+        (-step, step),
+        writeable=False,
+    )
+    return table

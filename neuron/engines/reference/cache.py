@@ -7,8 +7,9 @@ hash, until it is the one unused longest and somebody needs room.
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -28,6 +29,25 @@ def page_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
 def pages_for(tokens: int) -> int:
     """Pages that hold so many tokens."""
     return -(-tokens // PAGE)
+
+
+class PageTable:
+    """The pages of one sequence, from its first token on."""
+
+    def __init__(self, pages: Sequence[int]) -> None:
+        self.pages = tuple(pages)
+        breaks = [
+            index
+            for index in range(1, len(self.pages))
+            if self.pages[index] != self.pages[index - 1] + 1
+        ]
+        self._bounds = list(pairwise([0, *breaks, len(self.pages)]))
+
+    def runs(self, used: int) -> Iterator[tuple[int, int, int]]:
+        """Neighbouring pages among the first `used`: (index, first page, length)."""
+        for start, end in self._bounds:
+            if start < used:
+                yield start, self.pages[start], min(end, used) - start
 
 
 class PagePool:

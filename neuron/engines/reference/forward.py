@@ -34,7 +34,7 @@ class Forward:
         self._weights = weights
         self._sizes = sizes
         self._threads = Threads()
-        self._attention = Attention(config, pages, sizes)
+        self._attention = Attention(config, pages=pages, context=context, sizes=sizes)
         self._turns = config.rope.table(context, config.head_dim)
         self._block_buffers = BlockBuffers(config, layouts, sizes.padded(rows))
         self._head_buffers = HeadBuffers(config, layouts.head, sizes.padded(wanted))
@@ -65,7 +65,7 @@ class Forward:
         positions, pages = _places(spans)
         offsets = positions % PAGE
         turns = self._turns[positions][:, None]
-        batches = self._attention.plan(spans)
+        self._attention.plan(spans)
         turned, keys_values = block.turned[:count], block.keys_values[:count]
         # An infinite exponential is silu's way to zero.
         with np.errstate(over="ignore"):
@@ -73,8 +73,7 @@ class Forward:
                 block.project(layer)
                 turned *= turns
                 self._attention.store(index, pages, offsets, keys_values)
-                for batch in batches:
-                    self._attention.run(index, batch, block.queries, block.attended)
+                self._attention.run(index, block.queries, block.attended)
                 block.finish(layer)
         if not wanted:
             return np.empty((0, self._config.vocab), np.float32)
@@ -98,15 +97,13 @@ class Forward:
 
 def _places(spans: Sequence[Span]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Position and page of every token."""
-    positions = np.concatenate(
-        [np.arange(span.start, span.start + span.count) for span in spans]
-    )
-    pages = [
-        span.pages[position // PAGE]
+    tokens = [
+        (position, span.table.pages[position // PAGE])
         for span in spans
         for position in range(span.start, span.start + span.count)
     ]
-    return positions, np.array(pages, np.intp)
+    positions, pages = np.array(tokens, np.intp).T
+    return positions, pages
 
 
 def _trials(config: ModelConfig, layouts: Layouts) -> Iterator[Floats]:

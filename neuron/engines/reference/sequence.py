@@ -1,11 +1,20 @@
 """One request while the engine knows it."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from neuron.engines.base import GenerationRequest
 from neuron.engines.reference.attention import Span
-from neuron.engines.reference.cache import PAGE, PagePool, page_hash, pages_for
+from neuron.engines.reference.cache import (
+    PAGE,
+    PagePool,
+    PageTable,
+    page_hash,
+    pages_for,
+)
 from neuron.engines.reference.sampler import Sampler
+
+_NO_PAGES: Final = PageTable(())
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +26,7 @@ class Sequence:
     tokens: list[int]
     computed: int = 0
     """Tokens whose keys and values are in the cache."""
-    pages: list[int] = field(default_factory=list)
+    table: PageTable = _NO_PAGES
     _hashes: list[bytes] = field(default_factory=list)
     """Of the full pages, as far as they are known."""
 
@@ -50,25 +59,25 @@ class Sequence:
         if fresh is None:
             pool.release(cached)
             return False
-        self.pages = cached + fresh
+        self.table = PageTable(cached + fresh)
         self.computed = len(cached) * PAGE
         return True
 
     def next_span(self, limit: int) -> Span:
         """The tokens to compute next, at most `limit`."""
         count = min(limit, len(self.tokens) - self.computed)
-        return Span(self.computed, count, self.pages)
+        return Span(self.computed, count, self.table)
 
     def advance(self, count: int, pool: PagePool) -> None:
         """So many more tokens are in the cache; pages that are full get their names."""
         first = self.computed // PAGE
         self.computed += count
         for index in range(first, self.computed // PAGE):
-            pool.name(self.pages[index], self._hash(index))
+            pool.name(self.table.pages[index], self._hash(index))
 
     def drop_pages(self, pool: PagePool) -> None:
-        pool.release(self.pages)
-        self.pages = []
+        pool.release(self.table.pages)
+        self.table = _NO_PAGES
 
     def _hash(self, index: int) -> bytes:
         while len(self._hashes) <= index:
