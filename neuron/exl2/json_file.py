@@ -6,8 +6,8 @@ from typing import Final
 
 from neuron.exl2.errors import FormatError
 
-MAX_JSON_BYTES: Final = 256 << 20
-"""The largest tokenizers and shard indexes are a tenth of this."""
+MAX_JSON_BYTES: Final = 32 << 20
+"""The shard index of the largest models is a third of this."""
 
 
 def read_json_object(file: Path) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Writing safetensors files of which the sizes are known before the contents."""
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class TensorWriter:
         self._shards = shards
         self._places: dict[str, tuple[BinaryIO, int, TensorPlan]] = {}
         self._files = ExitStack()
+        self._streams: list[BinaryIO] = []
 
     def __enter__(self) -> Self:
         total = len(self._shards)
@@ -65,7 +67,9 @@ class TensorWriter:
             for number, plans in enumerate(self._shards, start=1):
                 suffix = "" if total == 1 else f"-{number:05}-of-{total:05}"
                 file = self._folder / f"{self._stem}{suffix}.safetensors"
-                self._lay_out(files.enter_context(file.open("wb")), plans)
+                stream = files.enter_context(file.open("wb"))
+                self._streams.append(stream)
+                self._lay_out(stream, plans)
             self._files = files.pop_all()
         return self
 
@@ -111,5 +115,9 @@ class TensorWriter:
         trace: TracebackType | None,
     ) -> None:
         with self._files:
-            if kind is None and self._places:
-                raise ValueError(f"never written: {sorted(self._places)}")
+            if kind is None:
+                if self._places:
+                    raise ValueError(f"never written: {sorted(self._places)}")
+                for stream in self._streams:
+                    stream.flush()
+                    os.fsync(stream.fileno())

@@ -8,7 +8,8 @@ import pytest
 
 from neuron.exl2 import DenseLinear, FormatError, open_model
 from neuron.exl2.directory import INDEX_NAME
-from tests.unit.exl2.support import entry, file_bytes, save
+from neuron.exl2.json_file import MAX_JSON_BYTES
+from tests.unit.exl2.support import entry, file_bytes, memory_peak, save
 
 A = np.arange(6, dtype=np.float16).reshape(2, 3)
 B = np.arange(4, dtype=np.int32)
@@ -101,6 +102,15 @@ def test_an_index_that_is_not_json_is_refused(
     (tmp_path / INDEX_NAME).write_bytes(content)
     with pytest.raises(FormatError, match=reason):
         open_model(tmp_path)
+
+
+def test_a_huge_index_is_refused_unread(tmp_path: Path) -> None:
+    save(tmp_path / "one.safetensors", {"a": A})
+    with (tmp_path / INDEX_NAME).open("wb") as stream:
+        stream.truncate(MAX_JSON_BYTES + 1)
+    with memory_peak() as peak, pytest.raises(FormatError, match="are over"):
+        open_model(tmp_path)
+    assert peak.bytes < 1 << 20
 
 
 def test_pickles_are_not_opened(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_offsets_count_from_the_start_of_the_file(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"GGUF" + bytes(60), "GGUF"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_files_that_are_something_else_are_refused(
     tmp_path: Path, content: bytes, reason: str

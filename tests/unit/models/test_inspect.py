@@ -179,6 +179,7 @@ def test_wrong_values_are_named_with_file_and_key(
         ("model.safetensors", b"\x80\x04\x95" + bytes(60), "is a Python pickle"),
         ("model.safetensors", b"\x99" * 70, "claims 11068046444225730969 bytes"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_files_are_named(
     model: Path, name: str, content: bytes | None, reason: str
