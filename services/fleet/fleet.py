@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from neuron.protocol.errors import ApiError, model_not_found, unavailable
@@ -138,8 +139,7 @@ class Fleet:
         while not state.knows(model):
             if state.all_heard:
                 raise model_not_found(model, self.served_models())
-            waited = asyncio.get_running_loop().time() - state.started
-            if waited > HEARING_S:
+            if self._age() > HEARING_S:
                 silent = ", ".join(
                     sorted(n.name for n in state.nodes.values() if not n.heard)
                 )
@@ -149,6 +149,17 @@ class Fleet:
                     code="node_unavailable",
                 )
             await state.signal.wait_beyond(state.signal.version, TICK_S)
+
+    async def wait_for_first_answers(self) -> None:
+        """Until each node has answered, or failed to, since the start; not for long."""
+        state = self.state
+        while not all(n.heard or n.problem for n in state.nodes.values()):
+            if self._age() > HEARING_S:
+                return
+            await state.signal.wait_beyond(state.signal.version, TICK_S)
+
+    def _age(self) -> float:
+        return time.monotonic() - self.state.started
 
     async def refresh(self, node: str) -> None:
         """Ask a node for its models now, because it contradicted what is known."""

@@ -94,6 +94,9 @@ class Lifecycle:
         return operation, task
 
     async def _load_somewhere(self, operation: Operation, action: ModelAction) -> None:
+        if present := self._present(action.model):
+            # The neuron says whether what it has is what was asked for.
+            return await self._load_on(operation, action, present)
         candidates = self._loadable(action)
         refusal: ApiError | None = None
         for node in await self._ranked(action, candidates):
@@ -106,6 +109,16 @@ class Lifecycle:
         raise refusal or unavailable(
             f"no node can load '{action.model}' now", code="node_unavailable"
         )
+
+    def _present(self, model: str) -> str | None:
+        """A node that has it loaded, or is about to."""
+        states = (ModelState.READY, ModelState.LOADING, ModelState.RECOVERING)
+        nodes = [
+            c.node
+            for c in self._state.candidates(model)
+            if c.answers and c.model.state in states
+        ]
+        return min(nodes, default=None)
 
     def _loadable(self, action: ModelAction) -> list[Candidate]:
         """Where it could go; an operator's load also revives a failed model."""

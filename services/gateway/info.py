@@ -33,7 +33,9 @@ async def version(_: web.Request) -> web.Response:
 
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: whatever some node can serve, loaded or not."""
-    state = request.app[GATEWAY].fleet.state
+    fleet = request.app[GATEWAY].fleet
+    await fleet.wait_for_first_answers()
+    state = fleet.state
     created = int(state.started_at)
     data = [model_entry(view, created) for view in views.servable_models(state)]
     return _json({"object": "list", "data": data})
@@ -41,7 +43,9 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def one_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}; the id may contain slashes."""
-    state = request.app[GATEWAY].fleet.state
+    fleet = request.app[GATEWAY].fleet
+    await fleet.wait_for_first_answers()
+    state = fleet.state
     wanted = request.match_info["id"]
     models = {view.id: view for view in views.servable_models(state)}
     if wanted not in models:

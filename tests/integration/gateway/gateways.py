@@ -89,7 +89,7 @@ def decoded(body: bytes) -> list[Any]:
 def text_of(events: list[Any]) -> str:
     """The generated text of a decoded chat stream."""
     return "".join(
-        choice["delta"]["content"]
+        choice["delta"].get("content", "")
         for event in events
         if isinstance(event, dict)
         for choice in event.get("choices", [])
