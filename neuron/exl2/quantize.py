@@ -64,20 +64,14 @@ def quantize_linear(
     words, nibbles, largest, placed = [], [], [], []
     first_row = first_word = 0
     for bits, count in groups:
-        part = weight[order[first_row : first_row + count]].astype(np.float32)
-        scales = search_scales(part, bits)
-        values = np.full((count, columns), 1 << (bits - 1), dtype=np.uint8)
-        levels = to_levels(part, scales.effective, bits)
-        levels += np.float32(1 << (bits - 1))
-        values[:, :features] = levels
-        words.append(pack_columns(values, bits))
-        index = np.zeros(columns, dtype=np.uint8)
-        index[:features] = scales.index - 1
+        rows_here = order[first_row : first_row + count]
+        packed, index, top = _quantize_group(weight[rows_here], bits, columns)
+        words.append(packed)
         nibbles.append(index)
-        largest.append(scales.largest)
+        largest.append(top)
         placed.append(Group(bits, first_word, count))
         first_row += count
-        first_word += words[-1].shape[0]
+        first_word += packed.shape[0]
     return Exl2Linear(
         q_weight=np.concatenate(words),
         q_scale=pack_nibbles(np.stack(nibbles)),
@@ -87,6 +81,22 @@ def quantize_linear(
         out_features=features,
         bias=None if bias is None else bias.astype(np.float16),
     )
+
+
+def _quantize_group(
+    weight: NDArray[np.floating[Any]], bits: int, columns: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint8], np.float16]:
+    """(words, scale indices less one, q_scale_max); the columns that pad hold zeros."""
+    exact = weight.astype(np.float32)
+    rows, features = exact.shape
+    scales = search_scales(exact, bits)
+    levels = to_levels(exact, scales.effective, bits)
+    zero = 1 << (bits - 1)
+    values = np.full((rows, columns), zero, dtype=np.uint8)
+    values[:, :features] = levels + np.float32(zero)
+    index = np.zeros(columns, dtype=np.uint8)
+    index[:features] = scales.index - 1
+    return pack_columns(values, bits), index, scales.largest
 
 
 def _check(
