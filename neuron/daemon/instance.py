@@ -31,6 +31,7 @@ from neuron.protocol.types import LoadPlan, LoadProgress, ModelState
 log = logging.getLogger(__name__)
 
 _LOG_LINES_SHOWN: Final = 8
+_NOTICE_S: Final = 1.0
 _STATUS: Final = {"insufficient_memory": 507, "internal_error": 500}
 
 
@@ -108,6 +109,13 @@ class Instance:
         except TimeoutError:
             return False
 
+    async def loss_noticed(self) -> None:
+        """Wait until a relay's lost connection shows in the state, or is not one."""
+        deadline = time.monotonic() + _NOTICE_S
+        while self.state is ModelState.READY:
+            if not await self.changed(max(0.0, deadline - time.monotonic())):
+                return
+
     async def ready(self) -> None:
         """Wait until it serves.
 
@@ -171,10 +179,10 @@ class Instance:
             return
         death = await self._watch()
         while (delay := self._restarts.next_delay()) is not None:
-            await self._discard_worker()
             self._settled.clear()
             self.error = f"the worker {death}"
             self._change(ModelState.RECOVERING, f"the worker {death}; starting another")
+            await self._discard_worker()
             await asyncio.sleep(delay)
             try:
                 await self._start()
@@ -225,10 +233,7 @@ class Instance:
                     f"the worker {await ended} while it loaded", self._log_tail()
                 )
             if (failure := up.result()) is not None:
-                raise ApiError(
-                    _STATUS.get(failure.code, 422), failure.message,
-                    code=failure.code, param=failure.param,
-                )  # fmt: skip
+                raise _refused(failure)
         finally:
             ended.cancel()
 
@@ -341,6 +346,17 @@ class Instance:
         await self._discard_worker()
         await self._retire()
         self._change(ModelState.UNLOADED, "unloaded")
+
+
+def _refused(failure: LoadFailed) -> ApiError:
+    status = _STATUS.get(failure.code, 422)
+    return ApiError(
+        status,
+        failure.message,
+        code=failure.code,
+        type="server_error" if status >= 500 else "invalid_request_error",
+        param=failure.param,
+    )
 
 
 def _failed(message: str, tail: list[str]) -> ApiError:

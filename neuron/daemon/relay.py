@@ -39,7 +39,7 @@ class Relay:
                     f"http://worker{request.path}", data=body, headers=headers
                 )
             except (aiohttp.ClientError, OSError) as error:
-                raise _worker_lost(instance, error) from error
+                raise await _worker_lost(instance, error) from error
             async with upstream:
                 return await _answer(request, upstream, instance)
 
@@ -78,7 +78,7 @@ async def _answer(
         try:
             body = await upstream.read()
         except aiohttp.ClientError as error:
-            raise _worker_lost(instance, error) from error
+            raise await _worker_lost(instance, error) from error
         return web.Response(status=upstream.status, headers=headers, body=body)
     stream = await EventStream(request, headers).open()
     await _splice(upstream.content, stream, instance)
@@ -94,14 +94,16 @@ async def _splice(
         try:
             held += await source.readany()
         except aiohttp.ClientError as error:
-            await stream.send(error_event(_worker_lost(instance, error)))
+            await stream.send(error_event(await _worker_lost(instance, error)))
             return
         whole, end, held = held.rpartition(_EVENT_END)
         if end:
             await stream.send(whole + end)
 
 
-def _worker_lost(instance: Instance, error: Exception) -> ApiError:
+async def _worker_lost(instance: Instance, error: Exception) -> ApiError:
+    """The answer; first, so that a retry finds the truth, the loss is noticed."""
+    await instance.loss_noticed()
     log.warning("%s: lost the worker: %s", instance.id, repr(error))
     return ApiError(
         502,

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +32,7 @@ def test_a_killed_worker_ends_its_streams_and_comes_back(start: Start) -> None:
             next(events)
             kill_worker(neuron)
             last = [event.data for event in events][-1]
+        assert neuron.model().state is ModelState.RECOVERING
         error = json.loads(last)["error"]
         assert error["code"] == "worker_lost"
         assert MODEL in error["message"]
@@ -130,6 +133,56 @@ def test_a_signal_drains_and_exits_clean(start: Start, signum: signal.Signals) -
         assert gone(pid)
 
 
+def pause_while_loading(neuron: Neuron) -> int:
+    """Stop the worker in the middle of its load; its process id."""
+    neuron.until(lambda: bool(neuron.http.get(routes.HEALTH).json()["models"]))
+    pid = neuron.worker_pid()
+    os.kill(pid, signal.SIGSTOP)
+    assert neuron.model().state is ModelState.LOADING
+    return pid
+
+
+def test_who_waits_for_a_load_is_woken_by_a_signal(start: Start) -> None:
+    with start() as neuron, ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(neuron.post, routes.MODELS_LOAD, {"model": MODEL})
+        pid = pause_while_loading(neuron)
+        neuron.process.popen.send_signal(signal.SIGTERM)
+        woken = loading.result()
+        assert woken.status_code == 503
+        assert woken.json()["error"]["code"] == "shutting_down"
+        assert woken.headers["Retry-After"]
+        assert neuron.process.popen.wait(20) == 0
+        assert gone(pid)
+
+
+def test_a_load_can_be_unloaded_and_its_waiters_hear_of_it(start: Start) -> None:
+    with start() as neuron, ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(neuron.post, routes.MODELS_LOAD, {"model": MODEL})
+        pid = pause_while_loading(neuron)
+        status, error = neuron.refusal(routes.V1_COMPLETIONS, STORY)
+        assert (status, error["code"]) == (503, "model_loading")
+        unloaded = neuron.post(routes.MODELS_UNLOAD, {"model": MODEL})
+        assert unloaded.status_code == 200
+        refused = loading.result()
+        assert refused.status_code == 409
+        assert refused.json()["error"]["code"] == "model_unloading"
+        assert gone(pid)
+        neuron.load()
+
+
+def test_a_load_that_is_killed_fails_and_can_be_tried_again(start: Start) -> None:
+    with start() as neuron, ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(neuron.post, routes.MODELS_LOAD, {"model": MODEL})
+        os.kill(pause_while_loading(neuron), signal.SIGKILL)
+        failed = loading.result()
+        assert failed.status_code == 500
+        assert failed.json()["error"]["code"] == "load_failed"
+        assert "SIGKILL" in failed.json()["error"]["message"]
+        assert neuron.model().state is ModelState.FAILED
+        neuron.load()
+        assert neuron.story()
+
+
 def test_a_second_signal_exits_at_once(start: Start) -> None:
     with start() as neuron:
         neuron.load(slots=1)
@@ -156,9 +209,6 @@ def test_an_address_in_use_and_a_bad_file_are_said(start: Start) -> None:
 
 
 def run_neuron(*arguments: str) -> tuple[int, str]:
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "neuron", *arguments],
         capture_output=True,

@@ -121,7 +121,11 @@ def test_bodies_that_are_wrong(
 ) -> None:
     response = shared.http.post(routes.V1_COMPLETIONS, content=body)
     error = response.json()["error"]
-    assert (response.status_code, error["code"], error["param"]) == (status, code, param)
+    assert (response.status_code, error["code"], error["param"]) == (
+        status,
+        code,
+        param,
+    )
 
 
 def test_wrong_paths_and_methods(shared: Neuron) -> None:

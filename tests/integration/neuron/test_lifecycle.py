@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2 as httpx
 
@@ -89,7 +90,11 @@ def test_what_cannot_be_loaded_is_said_with_numbers(start: Start) -> None:
 
         neuron.load(slots=2)
         status, error = neuron.refusal(load, {"model": MODEL, "slots": 3})
-        assert (status, error["code"], error["param"]) == (409, "already_loaded", "slots")
+        assert (status, error["code"], error["param"]) == (
+            409,
+            "already_loaded",
+            "slots",
+        )
         assert (error["loaded"], error["requested"]) == (2, 3)
 
 
@@ -102,7 +107,7 @@ def test_unloading_gives_the_memory_back_and_can_be_repeated(start: Start) -> No
         assert freed is not None
         assert freed > 20_000_000
         assert neuron.model().state is ModelState.UNLOADED
-        assert not _alive(pid)
+        assert not alive(pid)
         again = neuron.post(routes.MODELS_UNLOAD, {"model": MODEL})
         assert UnloadResult.model_validate(again.json()).freed_bytes == 0
         assert neuron.refusal(routes.MODELS_UNLOAD, {"model": "no-such"})[0] == 404
@@ -165,9 +170,12 @@ def test_followers_hear_of_every_state_and_can_resume(start: Start) -> None:
 
 
 def test_a_number_from_an_earlier_run_gets_a_snapshot(start: Start) -> None:
-    with start() as neuron, neuron.http.stream(
-        "GET", routes.EVENTS, headers={"Last-Event-ID": "12"}
-    ) as response:
+    with (
+        start() as neuron,
+        neuron.http.stream(
+            "GET", routes.EVENTS, headers={"Last-Event-ID": "12"}
+        ) as response,
+    ):
         assert next(follow(response)).message == "snapshot"
 
 
@@ -197,7 +205,5 @@ def test_discovery_of_a_host_without_a_gpu(start: Start) -> None:
         assert version["pid"] == neuron.process.announcement.pid
 
 
-def _alive(pid: int) -> bool:
-    from pathlib import Path
-
+def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()

@@ -1,5 +1,7 @@
 """Stop strings do not depend on how the text is split, and never show."""
 
+from itertools import pairwise
+
 from hypothesis import given, strategies as st
 
 from neuron.text.stop import StopMatcher
@@ -19,7 +21,7 @@ def pass_through(stops: list[str], pieces: list[str]) -> tuple[str, str | None]:
 @given(text=Letters, stops=Stops, cuts=st.lists(st.integers(0, 24)))
 def test_any_split_gives_the_same(text: str, stops: list[str], cuts: list[int]) -> None:
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(edges)]
     assert pass_through(stops, pieces) == pass_through(stops, list(text))
 
 

@@ -1,6 +1,5 @@
 """A worker's HTTP surface over a scripted engine and the bundled tokenizer."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from neuron.worker.inference import Inference
 from neuron.worker.prompts import ServedModel
 from neuron.worker.routes import WorkerApi
 from tests.unit.worker.scripted_engine import INFO, SPEC, Script, ScriptedEngine
-
-DEADLINE_S = 10
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +63,6 @@ class Worker:
             async for chunk in response.content.iter_any():
                 events += [event.data for event in parser.feed(chunk)]
         return [e if e == "[DONE]" else orjson.loads(e) for e in events]
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while not condition():
-                await asyncio.sleep(0.001)
 
 
 Start = Callable[..., AbstractAsyncContextManager[Worker]]

@@ -14,14 +14,12 @@ from neuron.engines.base import (
     Failed,
     Finished,
     GenerationRequest,
-    LoadCancelledError,
     LoadSpec,
     TokenEvent,
 )
 from neuron.worker.engine_host import EngineHost
 from tests.unit.worker.scripted_engine import SPEC, ScriptedEngine
-
-DEADLINE_S = 10
+from tests.unit.worker.waiting import DEADLINE_S, until
 
 
 class Collector:
@@ -62,16 +60,6 @@ async def hosting(
             await host.close()
 
 
-async def until(
-    condition: "asyncio.Event | None" = None, *, true: object = None
-) -> None:
-    """Wait until the callable `true` is true."""
-    assert callable(true)
-    async with asyncio.timeout(DEADLINE_S):
-        while not true():
-            await asyncio.sleep(0.001)
-
-
 def request(name: str, prompt: tuple[int, ...] = (1,)) -> GenerationRequest:
     return GenerationRequest(name, prompt, max_new_tokens=100)
 
@@ -97,10 +85,10 @@ async def test_a_cancelled_request_is_gone_after_the_step_under_way() -> None:
         collector = Collector()
         host.submit(request("a"), collector)
         engine.allow(3)
-        await until(true=lambda: len(collector.tokens) == 2)
+        await until(lambda: len(collector.tokens) == 2)
         host.cancel("a")
         engine.allow()
-        await until(true=lambda: not host.busy)
+        await until(lambda: not host.busy)
         assert engine.cancelled == ["a"]
         assert engine.steps <= 4
         assert len(collector.tokens) == 2
@@ -161,7 +149,3 @@ async def test_what_the_load_raises_arrives_here() -> None:
         await host.load(prepare, lambda stage, done, total: None)
     async with asyncio.timeout(DEADLINE_S):
         await host.close()
-
-
-def test_load_cancelled_is_no_engine_error() -> None:
-    assert not issubclass(LoadCancelledError, EngineError)

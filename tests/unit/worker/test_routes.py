@@ -7,6 +7,7 @@ import pytest
 
 from neuron.engines.base import EngineError
 from tests.unit.worker.conftest import Start
+from tests.unit.worker.waiting import until
 
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"model": "scripted", "prompt": "Once"}
@@ -94,7 +95,7 @@ async def test_stop_strings_end_the_answer_and_are_not_in_it(
         body = (TEXT if "chat" not in route else CHAT) | {"stop": " three"}
         chunks = await worker.stream(route, body)
         status, whole = await worker.post(route, body)
-        await worker.until(lambda: not worker.host.busy)
+        await until(lambda: not worker.host.busy)
         assert worker.admission.running == 0
     assert status == 200
     last = chunks[-2]["choices"][0]
@@ -309,15 +310,15 @@ async def test_a_client_that_leaves_in_prefill_takes_its_request_along(
         sending = asyncio.create_task(
             worker.session.post("/v1/chat/completions", json=body)
         )
-        await worker.until(lambda: worker.host.busy)
+        await until(lambda: worker.host.busy)
         if streaming:
             (await sending).close()
         else:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
-        await worker.until(lambda: worker.admission.running == 0)
+        await until(lambda: worker.admission.running == 0)
         worker.engine.allow()
-        await worker.until(lambda: not worker.host.busy)
+        await until(lambda: not worker.host.busy)
         assert worker.engine.steps <= 1
         assert len(worker.engine.cancelled) == 1
 
@@ -325,11 +326,11 @@ async def test_a_client_that_leaves_in_prefill_takes_its_request_along(
 async def test_a_client_that_leaves_the_line_frees_its_place(start: Start) -> None:
     async with start("x", manual=True, slots=1) as worker:
         first = asyncio.create_task(worker.chat())
-        await worker.until(lambda: worker.admission.running == 1)
+        await until(lambda: worker.admission.running == 1)
         second = asyncio.create_task(worker.chat())
-        await worker.until(lambda: worker.admission.queued == 1)
+        await until(lambda: worker.admission.queued == 1)
         second.cancel()
-        await worker.until(lambda: worker.admission.queued == 0)
+        await until(lambda: worker.admission.queued == 0)
         worker.engine.allow(10)
         status, _ = await first
         assert status == 200
@@ -338,7 +339,7 @@ async def test_a_client_that_leaves_the_line_frees_its_place(start: Start) -> No
 async def test_a_full_line_is_a_clean_429_even_for_a_stream(start: Start) -> None:
     async with start("x", manual=True, slots=1, max_queue=0) as worker:
         first = asyncio.create_task(worker.chat())
-        await worker.until(lambda: worker.admission.running == 1)
+        await until(lambda: worker.admission.running == 1)
         body = CHAT | {"stream": True}
         async with worker.session.post("/v1/chat/completions", json=body) as response:
             answer = await response.json()
@@ -363,7 +364,7 @@ async def test_a_silent_prefill_is_filled_with_comments(start: Start) -> None:
 async def test_stopping_ends_streams_with_an_error(start: Start) -> None:
     async with start("x", manual=True) as worker:
         streaming = asyncio.create_task(worker.stream("/v1/chat/completions", CHAT))
-        await worker.until(lambda: worker.host.busy)
+        await until(lambda: worker.host.busy)
         worker.inference.stop()
         chunks = await streaming
         assert chunks[-1]["error"]["code"] == "shutting_down"

@@ -1,0 +1,72 @@
+"""neuron.toml and what overrides it."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from neuron.config import Address, NeuronConfig, load_config
+from neuron.protocol.config_file import ConfigError, load
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:80", "127.0.0.1", 80),
+        (":0", "127.0.0.1", 0),
+        ("[::1]:80", "::1", 80),
+        ("[::1]", "::1", 13131),
+        ("gpu1", "gpu1", 13131),
+    ],
+)
+def test_addresses(text: str, host: str, port: int) -> None:
+    assert Address.parse(text) == Address(host, port)
+
+
+@pytest.mark.parametrize("text", ["::1", "host:port", "host:99999"])
+def test_addresses_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Address.parse(text)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "192.168.1.5:1", "gpu1:1", "[::]:1"])
+def test_reaching_beyond_this_host_needs_consent(listen: str) -> None:
+    with pytest.raises(ValidationError, match='auth = "none"'):
+        NeuronConfig(listen=listen)
+    assert NeuronConfig(listen=listen, auth="none").listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:0", "localhost:0", "[::1]:0", "127.8.8.8"]
+)
+def test_this_host_needs_none(listen: str) -> None:
+    assert NeuronConfig(listen=listen).address.is_loopback
+
+
+def test_arguments_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "neuron.toml"
+    file.write_text('listen = "127.0.0.1:1"\n[limits]\ndrain_s = 3\n')
+    config = load_config(file, listen="127.0.0.1:2", models_dirs=[tmp_path]).config
+    assert config.listen == "127.0.0.1:2"
+    assert config.models_dirs == [tmp_path]
+    assert config.limits.drain_s == 3
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "neuron.toml"
+    file.write_text("[limits]\nstall_s = 3\nmax_queue = 2\n")
+    loaded = load(
+        NeuronConfig,
+        "neuron.toml",
+        explicit=file,
+        env_prefix="NEURON_",
+        environ={"NEURON_LIMITS__STALL_S": "9", "NEURON_RT_LOG": "x"},
+    )
+    assert (loaded.config.limits.stall_s, loaded.config.limits.max_queue) == (9, 2)
+
+
+def test_default_models_are_checked(tmp_path: Path) -> None:
+    file = tmp_path / "neuron.toml"
+    file.write_text('[[default_models]]\nmodel = "a"\nslots = 0\n')
+    with pytest.raises(ConfigError, match=r"neuron.toml:3: default_models.0.slots"):
+        load_config(file)
