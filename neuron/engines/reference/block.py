@@ -4,7 +4,9 @@ Buffers are made once for the largest number of rows; a `Block` is the set of vi
 one smaller number. Rows beyond the tokens are computed and not used.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from neuron.engines.reference.threads import Threads
 from neuron.engines.reference.tiles import Floats, Layout, Product, RowSizes
 from neuron.engines.reference.weights import Layer, Layouts, Matrix
 
+_ALIGNMENT: Final = 16
+"""Numbers in a cache line."""
+
 
 class BlockBuffers:
     """Activations of one block, [rows, …], shared by all layers."""
@@ -20,7 +25,7 @@ class BlockBuffers:
     def __init__(self, config: ModelConfig, layouts: Layouts, rows: int) -> None:
         self.config = config
         self.layouts = layouts
-        self.x = _zeros(rows, config.hidden)
+        self.x = _residuals(rows, config)
         """The residual stream."""
         self.normed = _zeros(rows, layouts.qkv.padded_inputs)
         self.qkv = _zeros(rows, layouts.qkv.padded_outputs)
@@ -40,7 +45,7 @@ class HeadBuffers:
     def __init__(self, config: ModelConfig, layout: Layout, rows: int) -> None:
         self.config = config
         self.layout = layout
-        self.x = _zeros(rows, config.hidden)
+        self.x = _residuals(rows, config)
         self.normed = _zeros(rows, layout.padded_inputs)
         self.logits = _zeros(rows, layout.padded_outputs)
         self.partial = np.zeros(rows * layout.partial_size, np.float32)
@@ -51,25 +56,35 @@ def _zeros(rows: int, columns: int) -> Floats:
     return np.zeros((rows, columns), np.float32)
 
 
+def _residuals(rows: int, config: ModelConfig) -> Floats:
+    """The residual stream, and a column whose square is what a norm adds."""
+    stream = _zeros(rows, config.hidden + _ALIGNMENT)
+    stream[:, config.hidden] = math.sqrt(config.hidden * config.eps)
+    return stream
+
+
 def _nbytes(buffers: BlockBuffers | HeadBuffers) -> int:
     arrays = vars(buffers).values()
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
 
 class _Norm:
-    """`outputs = inputs / √(Σ inputs² + size · eps)`, row by row."""
+    """`outputs = inputs / √(Σ squared² + floor)`, along the last axis."""
 
-    def __init__(self, inputs: Floats, outputs: Floats, eps: float) -> None:
+    def __init__(
+        self, squared: Floats, inputs: Floats, outputs: Floats, floor: float = 0
+    ) -> None:
         self._inputs, self._outputs = inputs, outputs
-        self._left, self._right = inputs[..., None, :], inputs[..., :, None]
-        self._squares = np.empty((*inputs.shape[:-1], 1, 1), np.float32)
+        self._left, self._right = squared[..., None, :], squared[..., :, None]
+        self._squares = np.empty((*squared.shape[:-1], 1, 1), np.float32)
         self._divisor = self._squares[..., 0]
-        self._floor = np.float32(inputs.shape[-1] * eps)
+        self._floor = np.float32(floor)
 
     def __call__(self) -> None:
         squares = self._squares
         np.matmul(self._left, self._right, out=squares)
-        squares += self._floor
+        if self._floor:
+            squares += self._floor
         np.sqrt(squares, out=squares)
         np.divide(self._inputs, self._divisor, out=self._outputs)
 
@@ -94,7 +109,8 @@ class Block:
         self, buffers: BlockBuffers, rows: int, sizes: RowSizes, threads: Threads
     ) -> None:
         config, layouts = buffers.config, buffers.layouts
-        self.x = buffers.x[:rows]
+        stream = buffers.x[:rows]
+        self.x = stream[:, : config.hidden]
         normed, qkv = buffers.normed[:rows], buffers.qkv[:rows]
         attended, update = buffers.attended[:rows], buffers.update[:rows]
         gate_up, activated = buffers.gate_up[:rows], buffers.activated[:rows]
@@ -108,7 +124,7 @@ class Block:
         self._o = linear(layouts.o, attended, update)
         self._gate_up = linear(layouts.gate_up, normed, gate_up)
         self._down = linear(layouts.down, activated, update)
-        self._norm = _Norm(self.x, normed[:, : config.hidden], config.eps)
+        self._norm = _Norm(stream, self.x, normed[:, : config.hidden])
 
         queries = config.heads * config.head_dim
         keys = config.kv_heads * config.head_dim
@@ -118,10 +134,11 @@ class Block:
         )
         self.attended = attended[:, :queries]
         self._heads = qkv[:, : queries + keys].reshape(rows, -1, config.head_dim)
-        self._head_norm = _Norm(self._heads, self._heads, config.eps)
+        floor = config.head_dim * config.eps
+        self._head_norm = _Norm(self._heads, self._heads, self._heads, floor)
         self.turned = self._heads.view(np.complex64)
         """Queries and keys as pairs, [rows, heads + kv_heads, head_dim / 2]."""
-        self._gate = gate_up[:, : config.intermediate]
+        self._minus_gate = gate_up[:, : config.intermediate]
         self._up = gate_up[:, config.intermediate : 2 * config.intermediate]
         self._activated = activated[:, : config.intermediate]
         self._update = update[:, : config.hidden]
@@ -140,11 +157,10 @@ class Block:
         self.x += self._update
         self._norm()
         self._gate_up(layer.gate_up)
-        activated = self._activated
-        np.negative(self._gate, out=activated)
-        np.exp(activated, out=activated)
+        activated, minus_gate = self._activated, self._minus_gate
+        np.exp(minus_gate, out=activated)
         activated += 1
-        np.divide(self._gate, activated, out=activated)
+        np.divide(minus_gate, activated, out=activated)
         activated *= self._up
         self._down(layer.down)
         self.x += self._update
@@ -158,8 +174,9 @@ class Head:
     ) -> None:
         config = buffers.config
         normed, logits = buffers.normed[:rows], buffers.logits[:rows]
-        self._x = buffers.x[:rows]
-        self._norm = _Norm(self._x, normed[:, : config.hidden], config.eps)
+        stream = buffers.x[:rows]
+        self._x = stream[:, : config.hidden]
+        self._norm = _Norm(stream, self._x, normed[:, : config.hidden])
         self._product = Product(
             buffers.layout, normed, logits, buffers.partial, sizes, threads
         )

@@ -132,9 +132,9 @@ def log_probabilities(logits: Floats, chosen: int, top: int) -> TokenLogprobs:
     shifted = logits.astype(np.float64)
     shifted -= shifted.max()
     shifted -= np.log(np.exp(shifted).sum())
-    ids = _largest(shifted, min(top, len(shifted))) if top else []
+    likeliest = _largest(shifted, min(top, len(shifted))).tolist() if top else ()
     return TokenLogprobs(
-        float(shifted[chosen]), tuple((int(i), float(shifted[i])) for i in ids)
+        float(shifted[chosen]), tuple((i, float(shifted[i])) for i in likeliest)
     )
 
 

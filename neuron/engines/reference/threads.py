@@ -7,24 +7,24 @@ used: they spin while they wait, which starves everything else on a small host.
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, Final
 
-SHARE: Final = 1_500_000
-"""Multiplications below which handing a share over costs more than it saves."""
+SHARE: Final = 4_000_000
+"""Multiplications that are worth handing over to another thread."""
 
 
 class Threads:
-    """The calling thread and `count - 1` more; `close` ends them."""
+    """The calling thread and `count - 1` helpers; `close` ends them."""
 
     def __init__(self, count: int | None = None) -> None:
         self.count = count or len(os.sched_getaffinity(0))
-        self._pool: ThreadPoolExecutor | None = None
+        self._helpers: ThreadPoolExecutor | None = None
         if self.count > 1:
-            self._pool = ThreadPoolExecutor(self.count - 1, "reference-blas")
+            self._helpers = ThreadPoolExecutor(self.count - 1, "reference-blas")
 
     def split(self, panels: int, work: int) -> list[slice]:
-        """Panels for each thread to do; one slice where sharing does not pay."""
+        """Panels to hand over together; one slice where sharing does not pay."""
         shares = min(self.count, panels, max(1, work // SHARE))
         bounds = [panels * share // shares for share in range(shares + 1)]
         return [slice(a, b) for a, b in pairwise(bounds)]
@@ -32,17 +32,24 @@ class Threads:
     def run(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
     ) -> None:
-        """Call it with each tuple of arguments; returns when all are done."""
-        pool = self._pool
-        if pool is None:
-            for each in arguments:
-                function(*each)
-            return
-        futures = [pool.submit(function, *each) for each in arguments[1:]]
+        """Call it with each tuple of arguments; returns when all are done.
+
+        A busy host may not let a helper run for a while: what no helper has begun, the
+        calling thread does itself.
+        """
+        helpers = self._helpers
+        futures = (
+            []
+            if helpers is None
+            else [helpers.submit(function, *each) for each in arguments[1:]]
+        )
         function(*arguments[0])
-        for future in futures:
-            future.result()
+        for future, each in zip_longest(futures, arguments[1:]):
+            if future is None or future.cancel():
+                function(*each)
+            else:
+                future.result()
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._helpers is not None:
+            self._helpers.shutdown()

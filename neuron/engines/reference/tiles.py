@@ -65,12 +65,12 @@ class Layout:
 
 
 def panelize(weight: Floats) -> Floats:
-    """Cut [inputs, outputs] into [blocks, panels, depth, WIDTH], padded with zeros."""
+    """Cut [inputs, outputs] into [blocks, panels, 1, depth, WIDTH], padded by zeros."""
     layout = Layout.of(*weight.shape)
     padded = np.zeros((layout.padded_inputs, layout.padded_outputs), np.float32)
     padded[: layout.inputs, : layout.outputs] = weight
     cut = padded.reshape(layout.blocks, layout.depth, layout.panels, WIDTH)
-    return np.ascontiguousarray(cut.transpose(0, 2, 1, 3))
+    return np.ascontiguousarray(cut.transpose(0, 2, 1, 3))[:, :, None]
 
 
 class RowSizes:
@@ -149,19 +149,20 @@ class Product:
         self._result = self._partial.reshape(
             layout.blocks, rows // tile, tile, layout.panels, WIDTH
         ).transpose(0, 3, 1, 2, 4)
-        self._parts = threads.split(layout.panels, rows * layout.nbytes // 4)
+        # Up to four rows take as long as one: the time it takes to read the weight.
+        work = max(rows, 4) * layout.nbytes // 4
+        self._parts = threads.split(layout.panels, work)
         self._threads = threads
 
     def __call__(self, weight: Floats) -> None:
         """`weight` as `panelize` made it."""
-        right = weight[:, :, None]
         if len(self._parts) == 1:
-            np.matmul(self._left, right, out=self._result)
+            np.matmul(self._left, weight, out=self._result)
         else:
             self._threads.run(
                 np.matmul,
                 [
-                    (self._left, right[:, part], self._result[:, part])
+                    (self._left, weight[:, part], self._result[:, part])
                     for part in self._parts
                 ],
             )

@@ -2,7 +2,8 @@
 
 What can be folded into a matrix is: the weight of the norm before it (times √inputs,
 since the forward pass divides by the root of the sum and not of the mean), and the
-1/√head_dim of attention into the queries. Query and key columns are reordered so that
+1/√head_dim of attention into the queries. The gate is negated, because silu begins
+with exp(-x). Query and key columns are reordered so that
 the two numbers RoPE turns together lie side by side; scores do not change by it.
 """
 
@@ -195,32 +196,39 @@ class Loader:
     def _layer(self, index: int) -> Layer:
         config = self._config
         prefix = f"model.layers.{index}"
+        qkv = self._qkv(prefix)
         attended = config.heads * config.head_dim
-        o, o_bias = self._joined(
+        o = self._joined(
             {f"{prefix}.self_attn.o_proj": config.hidden}, attended, bias=config.o_bias
         )
-        norm = self._vector(f"{prefix}.post_attention_layernorm", config.hidden)
-        gate_up, gate_up_bias = self._joined(
-            {
-                f"{prefix}.mlp.gate_proj": config.intermediate,
-                f"{prefix}.mlp.up_proj": config.intermediate,
-            },
+        gate_up, down = self._mlp(prefix)
+        return Layer(
+            qkv=qkv,
+            o=_matrix(*o),
+            gate_up=gate_up,
+            down=down,
+            qk_norm=self._qk_norm(prefix) if config.qk_norm else None,
+        )
+
+    def _mlp(self, prefix: str) -> tuple[Matrix, Matrix]:
+        """Gate and up, and down; the gate is negated, and down to make up for it."""
+        config = self._config
+        middle = config.intermediate
+        weight, bias = self._joined(
+            {f"{prefix}.mlp.gate_proj": middle, f"{prefix}.mlp.up_proj": middle},
             config.hidden,
             bias=config.mlp_bias,
         )
-        gate_up *= norm[:, None] * math.sqrt(config.hidden)
+        norm = self._vector(f"{prefix}.post_attention_layernorm", config.hidden)
+        weight *= norm[:, None] * math.sqrt(config.hidden)
+        for array in (weight, bias):
+            if array is not None:
+                array[..., :middle] *= -1
         down, down_bias = self._joined(
-            {f"{prefix}.mlp.down_proj": config.hidden},
-            config.intermediate,
-            bias=config.mlp_bias,
+            {f"{prefix}.mlp.down_proj": config.hidden}, middle, bias=config.mlp_bias
         )
-        return Layer(
-            qkv=self._qkv(prefix),
-            o=_matrix(o, o_bias),
-            gate_up=_matrix(gate_up, gate_up_bias),
-            down=_matrix(down, down_bias),
-            qk_norm=self._qk_norm(prefix) if config.qk_norm else None,
-        )
+        down *= -1
+        return _matrix(weight, bias), _matrix(down, down_bias)
 
     def _qkv(self, prefix: str) -> Matrix:
         config = self._config
