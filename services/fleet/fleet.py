@@ -2,26 +2,19 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
+from typing import Self
 
-from neuron.protocol.errors import ApiError, model_not_found, unavailable
-from neuron.protocol.types import ModelState
+from neuron.protocol.errors import ApiError
 from services import config
 from services.config import LOCAL_NODE, Settings
 from services.fleet import views
 from services.fleet.client import NodeClient, NodeError, new_session
+from services.fleet.dispatch import Dispatcher
 from services.fleet.lifecycle import Lifecycle
 from services.fleet.local_neuron import LocalNeuron
-from services.fleet.routing import (
-    Decision,
-    Load,
-    Refuse,
-    Serve,
-    Unknown,
-    Wait,
-    route,
-)
+from services.fleet.operation_runner import OperationRunner
+from services.fleet.pins import Pins
 from services.fleet.state import FleetState
 from services.fleet.watcher import NodeWatcher
 from services.schema import FleetSnapshot, GatewayView
@@ -30,136 +23,45 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 RESTART_S = 1.0
-MAX_LOADS = 2
-"""For one request; a model that is gone again by then would go on like that."""
-HEARING_S = 15.0
-"""How long after the start a node that has not answered may still bring news."""
 
 
 class Fleet:
-    """Use as an async context manager; every task it starts ends with it."""
+    """Use as an async context manager; every task it starts ends with it.
+
+    Its nodes are known from the start, and watched inside the context.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state = FleetState(settings.catalogue)
         self.session = new_session()
         self.clients: dict[str, NodeClient] = {}
-        self.lifecycle = Lifecycle(self.state, self.clients)
+        self.operations = OperationRunner(self.state)
+        self.lifecycle = Lifecycle(self.state, self.clients, self.operations)
+        self.pins = Pins(self.state, self.operations)
+        self.dispatcher = Dispatcher(self.state, self.lifecycle)
         self.local: LocalNeuron | None = None
         self._watchers: dict[str, NodeWatcher] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        for neuron in settings.config.neurons:
+            self._add(neuron.name, neuron.endpoint, neuron.token)
+        if settings.config.runs_local_neuron:
+            self._add(LOCAL_NODE, "", None)
 
-    async def __aenter__(self) -> "Fleet":
-        for neuron in self.settings.config.neurons:
-            self._watch(neuron.name, neuron.endpoint, neuron.token)
+    async def __aenter__(self) -> Self:
+        for name in self._watchers:
+            self._watch(name)
         if self.settings.config.runs_local_neuron:
             self._run_local()
         self._supervise("ticker", self._tick)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.lifecycle.close()
+        await self.operations.close()
         await self._cancel(list(self._tasks))
         if self.local is not None:
             await self.local.stop()
         await self.session.close()
-
-    # Requests.
-
-    def _decide(self, model: str, failed_nodes: frozenset[str]) -> Decision:
-        candidates = self.state.candidates(model)
-        return route(self.state.entry(model), candidates, failed_nodes)
-
-    def ready_replica(
-        self, model: str, failed_nodes: frozenset[str] = frozenset()
-    ) -> str | None:
-        """Name of the node that can take a request for `model` at once."""
-        decision = self._decide(model, failed_nodes)
-        return decision.node if isinstance(decision, Serve) else None
-
-    def has_another(self, model: str, failed_nodes: frozenset[str]) -> bool:
-        """Whether a node that has not failed yet has the model, or gets it now."""
-        return isinstance(self._decide(model, failed_nodes), Serve | Wait)
-
-    def model_state(self, node: str, model: str) -> ModelState | None:
-        known = self.state.nodes[node].models if node in self.state.nodes else {}
-        return known[model].state if model in known else None
-
-    def progress(self, model: str) -> str:
-        """How far the model's load is, in words."""
-        for candidate in self.state.candidates(model):
-            progress = candidate.model.progress
-            if progress is not None and progress.total:
-                done = f"{progress.done}/{progress.total}"
-                return f"{progress.stage} {model} on {candidate.node}: {done}"
-        return f"waiting for {model}"
-
-    async def replica_for(
-        self,
-        model: str,
-        failed_nodes: frozenset[str] = frozenset(),
-    ) -> str:
-        """Name of the node that takes a request for `model`; loads it where needed.
-
-        No deadline of its own.
-
-        Raises:
-            ApiError: nobody can serve it.
-        """
-        loads = 0
-        while True:
-            version = self.state.signal.version
-            match self._decide(model, failed_nodes):
-                case Serve(node):
-                    return node
-                case Load():
-                    if loads >= MAX_LOADS:
-                        raise unavailable(
-                            f"'{model}' was loaded, but no replica became ready",
-                            code="load_failed",
-                        )
-                    loads += 1
-                    await self.lifecycle.load_on_demand(model)
-                case Wait():
-                    # What failed this request is being put right.
-                    failed_nodes = frozenset()
-                    await self.state.signal.wait_beyond(version, TICK_S)
-                case Refuse(error):
-                    raise error
-                case Unknown():
-                    await self.wait_to_hear_of(model)
-
-    async def wait_to_hear_of(self, model: str) -> None:
-        """Until a node knows it; 404 once all have spoken, 503 while some may yet.
-
-        Raises:
-            ApiError: nobody has it.
-        """
-        state = self.state
-        while not state.knows(model):
-            if state.all_heard:
-                raise model_not_found(model, self.served_models())
-            if self._age() > HEARING_S:
-                silent = ", ".join(
-                    sorted(n.name for n in state.nodes.values() if not n.heard)
-                )
-                raise unavailable(
-                    f"no node that answers has '{model}', and {silent} has not "
-                    "answered yet",
-                    code="node_unavailable",
-                )
-            await state.signal.wait_beyond(state.signal.version, TICK_S)
-
-    async def wait_for_first_answers(self) -> None:
-        """Until each node has answered, or failed to, since the start; not for long."""
-        state = self.state
-        while not all(n.heard or n.problem for n in state.nodes.values()):
-            if self._age() > HEARING_S:
-                return
-            await state.signal.wait_beyond(state.signal.version, TICK_S)
-
-    def _age(self) -> float:
-        return time.monotonic() - self.state.started
 
     async def refresh(self, node: str) -> None:
         """Ask a node for its models now, because it contradicted what is known."""
@@ -170,10 +72,6 @@ class Fleet:
             await watcher.refresh_models()
         except (NodeError, ApiError) as error:
             self.state.unreachable(self.state.nodes[node], str(error))
-
-    def served_models(self) -> list[str]:
-        """Ids of the models that clients may name now."""
-        return [view.id for view in views.servable_models(self.state)]
 
     def snapshot(self, gateway: GatewayView) -> FleetSnapshot:
         return views.snapshot(self.state, gateway)
@@ -202,7 +100,8 @@ class Fleet:
             self.state.remove_node(name)
         for name, neuron in after.items():
             if name not in self.clients:
-                self._watch(name, neuron.endpoint, neuron.token)
+                self._add(name, neuron.endpoint, neuron.token)
+                self._watch(name)
         self.state.events.add("info", "config", "the configuration was read again")
         gateway_keys = ("listen", "metrics_listen", "auth", "max_body_mb")
         restart = [
@@ -218,14 +117,15 @@ class Fleet:
 
     # Tasks.
 
-    def _watch(self, name: str, endpoint: str, token: str | None) -> None:
+    def _add(self, name: str, endpoint: str, token: str | None) -> None:
         node = self.state.add_node(name, endpoint)
         client = self.clients[name] = NodeClient(self.session, endpoint, token)
-        watcher = self._watchers[name] = NodeWatcher(node, client, self.state)
-        self._supervise(f"watch {name}", watcher.run)
+        self._watchers[name] = NodeWatcher(node, client, self.state)
+
+    def _watch(self, name: str) -> None:
+        self._supervise(f"watch {name}", self._watchers[name].run)
 
     def _run_local(self) -> None:
-        self._watch(LOCAL_NODE, "", None)
         node = self.state.nodes[LOCAL_NODE]
 
         def endpoint(url: str) -> None:

@@ -1,13 +1,11 @@
-"""Loads, unloads and pins: as operations, and one load however many ask for it."""
+"""Loads and unloads: as operations, and one load however many ask for it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
-from neuron.protocol.config_file import ConfigError
-from neuron.protocol.errors import ApiError, model_not_found, shutting_down, unavailable
+from neuron.protocol.errors import ApiError, unavailable
 from neuron.protocol.types import (
     LoadProgress,
     LoadRequest,
@@ -15,8 +13,8 @@ from neuron.protocol.types import (
     ModelState,
     UnloadRequest,
 )
-from services import catalogue_file
 from services.fleet.client import INSUFFICIENT_MEMORY, NodeClient, NodeError
+from services.fleet.operation_runner import OperationRunner
 from services.fleet.placement import Offer, rank
 from services.fleet.routing import Candidate, cold_candidates
 from services.fleet.state import FleetState
@@ -31,24 +29,18 @@ DEFAULT_DRAIN_S = 300.0
 
 
 class Lifecycle:
-    """Steers the fleet's neurons; owns the tasks that do so."""
+    """Steers the fleet's neurons."""
 
-    def __init__(self, state: FleetState, clients: Mapping[str, NodeClient]) -> None:
+    def __init__(
+        self,
+        state: FleetState,
+        clients: Mapping[str, NodeClient],
+        runner: OperationRunner,
+    ) -> None:
         self._state = state
         self._clients = clients
+        self._runner = runner
         self._cold: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._file_lock = asyncio.Lock()
-        self._closed = False
-        self.on_ended: Callable[[Operation], None] = lambda _: None
-        """Told of every operation that has ended."""
-
-    async def close(self) -> None:
-        """Cancel what runs; the neurons finish what they were asked for."""
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # Loads.
 
@@ -69,26 +61,36 @@ class Lifecycle:
         Raises:
             ApiError: no such model or node.
         """
-        self._check_target(action)
+        self._runner.check_target(action)
         if action.node is None and action.model in self._cold:
-            operation = self._state.operations.start(
-                "load", action.model, None, action.by
-            )
-            task = self._spawn(
-                operation, partial(asyncio.shield, self._cold[action.model])
+            operation = self._runner.start("load", action)
+            running = self._cold[action.model]
+            task = self._runner.run(
+                operation, partial(self._join, running, operation, action)
             )
         elif action.node is None:
             operation, task = self._start_cold(action)
         else:
-            operation = self._announce("load", action)
-            task = self._spawn(
+            operation = self._runner.start("load", action)
+            task = self._runner.run(
                 operation, partial(self._load_on, operation, action, action.node)
             )
-        return await self._settle(operation, task, action.wait)
+        return await self._runner.settle(operation, task, action.wait)
+
+    async def _join(
+        self, running: asyncio.Task[None], operation: Operation, action: ModelAction
+    ) -> None:
+        if action.max_seq_len is None and action.slots is None:
+            return await asyncio.shield(running)
+        # What was asked for may differ from what is being loaded: the neuron says so.
+        await asyncio.wait([running])
+        return await self._load_somewhere(operation, action)
 
     def _start_cold(self, action: ModelAction) -> tuple[Operation, asyncio.Task[None]]:
-        operation = self._announce("load", action)
-        task = self._spawn(operation, partial(self._load_somewhere, operation, action))
+        operation = self._runner.start("load", action)
+        task = self._runner.run(
+            operation, partial(self._load_somewhere, operation, action)
+        )
         self._cold[action.model] = task
         task.add_done_callback(lambda _: self._cold.pop(action.model, None))
         return operation, task
@@ -206,10 +208,10 @@ class Lifecycle:
         Raises:
             ApiError: no such model or node.
         """
-        self._check_target(action)
-        operation = self._announce("unload", action)
-        task = self._spawn(operation, partial(self._unload, operation, action))
-        return await self._settle(operation, task, action.wait)
+        self._runner.check_target(action)
+        operation = self._runner.start("unload", action)
+        task = self._runner.run(operation, partial(self._unload, operation, action))
+        return await self._runner.settle(operation, task, action.wait)
 
     async def _unload(self, operation: Operation, action: ModelAction) -> None:
         nodes = [action.node] if action.node else self._loaded_on(action.model)
@@ -240,124 +242,6 @@ class Lifecycle:
             if c.node_state is not NodeState.DOWN
             and c.model.state is not ModelState.UNLOADED
         ]
-
-    # Pins.
-
-    async def pin(self, action: ModelAction, pinned: bool) -> Operation:
-        """Pin or unpin, in models.toml too.
-
-        Raises:
-            ApiError: no such model.
-        """
-        if action.model not in self._state.catalogue.entries:
-            self._check_target(action)
-        kind: Literal["pin", "unpin"] = "pin" if pinned else "unpin"
-        operation = self._state.operations.start(kind, action.model, None, action.by)
-        task = self._spawn(operation, partial(self._pin, action, pinned))
-        return await self._settle(operation, task, action.wait)
-
-    async def _pin(self, action: ModelAction, pinned: bool) -> None:
-        async with self._file_lock:
-            path = self._state.catalogue.path
-            await asyncio.to_thread(
-                catalogue_file.set_pinned, path, action.model, pinned
-            )
-            catalogue = self._state.catalogue
-            entry = catalogue.entry(action.model).model_copy(update={"pinned": pinned})
-            self._state.catalogue = replace(
-                catalogue, entries=catalogue.entries | {entry.id: entry}
-            )
-        kind, verb = ("pin", "pinned") if pinned else ("unpin", "no longer pinned")
-        self._state.events.add(
-            "info", kind, f"{action.model} is {verb} ({action.by})", model=action.model
-        )
-
-    # What all of them share.
-
-    def _check_target(self, action: ModelAction) -> None:
-        if self._closed:
-            raise shutting_down()
-        if action.node is not None and action.node not in self._state.nodes:
-            known = ", ".join(sorted(self._state.nodes)) or "none"
-            raise ApiError(
-                404,
-                f"node '{action.node}' does not exist; there is: {known}",
-                code="node_not_found",
-                param="node",
-            )
-        nodes = [action.node] if action.node else list(self._state.nodes)
-        if not any(action.model in self._state.nodes[name].models for name in nodes):
-            known_models = {m for name in nodes for m in self._state.nodes[name].models}
-            raise model_not_found(action.model, sorted(known_models))
-
-    def _announce(
-        self, kind: Literal["load", "unload"], action: ModelAction
-    ) -> Operation:
-        where = f" on {action.node}" if action.node else ""
-        self._state.events.add(
-            "info",
-            kind,
-            f"{kind} of {action.model}{where}, asked for by {action.by}",
-            model=action.model,
-            node=action.node,
-        )
-        return self._state.operations.start(kind, action.model, action.node, action.by)
-
-    def _spawn(
-        self, operation: Operation, work: Callable[[], Awaitable[None]]
-    ) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._carry_out(operation, work), name=operation.id)
-        self._tasks.add(task)
-        task.add_done_callback(_ended(self._tasks))
-        return task
-
-    async def _carry_out(
-        self, operation: Operation, work: Callable[[], Awaitable[None]]
-    ) -> None:
-        finish = partial(self._finish, operation)
-        try:
-            await work()
-        except (ApiError, ConfigError) as error:
-            finish(str(error))
-            self._state.events.add(
-                "error",
-                "fail",
-                f"{operation.kind} of {operation.model} failed: {error}",
-                model=operation.model,
-                node=operation.node,
-            )
-            raise
-        except asyncio.CancelledError:
-            finish("the gateway stopped")
-            raise
-        except BaseException as error:
-            finish(f"internal error: {error!r}")
-            raise
-        finish(None)
-
-    def _finish(self, operation: Operation, error: str | None) -> None:
-        self._state.operations.finish(operation, error)
-        self.on_ended(operation)
-
-    async def _settle(
-        self, operation: Operation, task: asyncio.Task[None], wait: bool
-    ) -> Operation:
-        if wait:
-            await asyncio.wait([task])
-        return operation
-
-
-def _ended(
-    tasks: set[asyncio.Task[None]],
-) -> Callable[[asyncio.Task[None]], None]:
-    """Forgets a task, and takes its exception: the operation has told it."""
-
-    def callback(task: asyncio.Task[None]) -> None:
-        tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
-
-    return callback
 
 
 def _node_failed(node: str, error: NodeError) -> ApiError:

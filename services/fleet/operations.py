@@ -8,6 +8,8 @@ from typing import Literal
 from services.fleet.journal import ChangeSignal
 from services.schema import Operation, OperationState
 
+Kind = Literal["load", "unload", "pin", "unpin"]
+
 KEPT = 500
 SHOWN_FOR_S = 60.0
 """How long an ended operation stays in the snapshot."""
@@ -22,7 +24,7 @@ class OperationLog:
 
     def start(
         self,
-        kind: Literal["load", "unload", "pin", "unpin"],
+        kind: Kind,
         model: str,
         node: str | None,
         by: str,

@@ -22,8 +22,8 @@ def routes() -> list[web.RouteDef]:
         web.get(schema.FLEET, fleet),
         web.post(schema.LOAD, _action(lambda g, a: g.fleet.lifecycle.load(a))),
         web.post(schema.UNLOAD, _action(lambda g, a: g.fleet.lifecycle.unload(a))),
-        web.post(schema.PIN, _action(lambda g, a: g.fleet.lifecycle.pin(a, True))),
-        web.post(schema.UNPIN, _action(lambda g, a: g.fleet.lifecycle.pin(a, False))),
+        web.post(schema.PIN, _action(lambda g, a: g.fleet.pins.set(a, True))),
+        web.post(schema.UNPIN, _action(lambda g, a: g.fleet.pins.set(a, False))),
         web.get(schema.OPERATION, operation),
     ]
 

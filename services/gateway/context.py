@@ -3,6 +3,7 @@
 import asyncio
 import os
 from dataclasses import dataclass, field
+from typing import Self
 
 from aiohttp import web
 
@@ -28,6 +29,13 @@ class Gateway:
     """Set once no new request is taken; whoever waits for a load gives up then."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the last requests have ended; event streams end then."""
+
+    @classmethod
+    def before(cls, fleet: Fleet) -> Self:
+        """A gateway before this fleet, with metrics that count its operations."""
+        metrics = Metrics(fleet.state)
+        fleet.operations.on_ended = metrics.operation_ended
+        return cls(fleet, metrics)
 
     @property
     def limits(self) -> GatewaySection:

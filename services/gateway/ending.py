@@ -13,6 +13,8 @@ log = logging.getLogger("cortex.requests")
 CLIENT_CLOSED = 499
 """nginx's status for a client that went away before its answer was complete."""
 BROKEN_STREAM = 502
+UPSTREAM_LOST = "upstream_lost"
+UPSTREAM_ERROR = "upstream_error"
 UNMEASURABLE_S = 0.05
 """Over a shorter time the tokens arrived in one piece, and a rate means nothing."""
 
@@ -48,6 +50,14 @@ def record(gateway: Gateway, request: InFlight, ending: Ending) -> None:
         ending.usage,
         tok_s,
     )
+    if ending.outcome in (UPSTREAM_LOST, UPSTREAM_ERROR):
+        gateway.fleet.state.events.add(
+            "warning",
+            "request",
+            f"a stream of {request.model} broke off on {request.node}",
+            model=request.model,
+            node=request.node,
+        )
     log.log(
         logging.WARNING if ending.failed else logging.INFO,
         "request id=%s client=%s model=%s node=%s route=%s status=%d outcome=%s "

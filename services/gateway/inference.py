@@ -20,7 +20,14 @@ from services.gateway.client_request import (
     request_id,
 )
 from services.gateway.context import GATEWAY, Gateway
-from services.gateway.ending import BROKEN_STREAM, CLIENT_CLOSED, Ending, record
+from services.gateway.ending import (
+    BROKEN_STREAM,
+    CLIENT_CLOSED,
+    UPSTREAM_ERROR,
+    UPSTREAM_LOST,
+    Ending,
+    record,
+)
 from services.gateway.meter import BodyMeter, StreamMeter
 from services.gateway.relay import Call, UpstreamError
 from services.schema import RequestPhase
@@ -51,7 +58,7 @@ async def handle(request: web.Request) -> web.StreamResponse:
         if gateway.stopping.is_set():
             raise shutting_down()
         call = await read_call(request, id_)
-        await gateway.fleet.wait_to_hear_of(call.model)
+        await gateway.fleet.dispatcher.wait_to_hear_of(call.model)
     except (ApiError, web.HTTPException) as error:
         gateway.metrics.refused(request.path, error.status)
         log.info("request id=%s refused: %d %s", id_, error.status, error)
@@ -114,7 +121,7 @@ class Exchange:
                 continue
             if refusal[0] == TOO_BUSY or await self._stays_refused(node):
                 failed |= {node}
-                if not self._fleet.has_another(self._call.model, failed):
+                if not self._fleet.dispatcher.has_another(self._call.model, failed):
                     return await self._pass_on(*refusal)
         raise unavailable(
             f"'{self._call.model}': {ATTEMPTS} attempts failed; see the gateway's log",
@@ -129,10 +136,12 @@ class Exchange:
         Raises:
             ApiError: nobody can, or not in time.
         """
-        if ready := self._fleet.ready_replica(self._call.model, failed):
+        if ready := self._fleet.dispatcher.ready_replica(self._call.model, failed):
             return ready
         self._books.place(self._entry, None, RequestPhase.LOADING)
-        search = asyncio.create_task(self._fleet.replica_for(self._call.model, failed))
+        search = asyncio.create_task(
+            self._fleet.dispatcher.replica_for(self._call.model, failed)
+        )
         stopping = asyncio.create_task(self._gateway.stopping.wait())
         try:
             await self._wait_for(search, stopping)
@@ -165,7 +174,9 @@ class Exchange:
                 )
             if self._call.stream:
                 stream = await self._open_stream()
-                await stream.write(sse.comment(self._fleet.progress(self._call.model)))
+                await stream.write(
+                    sse.comment(self._fleet.dispatcher.progress(self._call.model))
+                )
 
     # Answering.
 
@@ -211,7 +222,7 @@ class Exchange:
             problem = str(error)
         self.ending.usage, told = meter.ending()
         if told is not None:
-            self.ending.status, self.ending.outcome = BROKEN_STREAM, "upstream_error"
+            self.ending.status, self.ending.outcome = BROKEN_STREAM, UPSTREAM_ERROR
             log.warning("request id=%s: the neuron's stream: %s", entry.id, told)
         elif meter.done:
             self.ending.status, self.ending.outcome = 200, "done"
@@ -225,13 +236,13 @@ class Exchange:
     ) -> web.StreamResponse:
         entry = self._entry
         log.warning("request id=%s: %s broke off: %s", entry.id, entry.node, problem)
-        self.ending.status, self.ending.outcome = BROKEN_STREAM, "upstream_lost"
+        self.ending.status, self.ending.outcome = BROKEN_STREAM, UPSTREAM_LOST
         if not meter.between_events:
             await response.write(b"\n\n")
         error = ApiError(
             502,
             f"{entry.node} stopped in the middle of the answer",
-            code="upstream_lost",
+            code=UPSTREAM_LOST,
             type="server_error",
         )
         return await self._end_with_error(response, error)
@@ -250,7 +261,7 @@ class Exchange:
         try:
             await relay.pump(first, upstream, response, meter, lambda: None)
         except UpstreamError as error:
-            self.ending.status, self.ending.outcome = BROKEN_STREAM, "upstream_lost"
+            self.ending.status, self.ending.outcome = BROKEN_STREAM, UPSTREAM_LOST
             log.warning("request id=%s: %s", self._entry.id, error)
             # What was begun cannot be completed: only a reset is honest.
             self._abort()
@@ -294,7 +305,10 @@ class Exchange:
         for pause in (0.0, SECOND_LOOK_S):
             await asyncio.sleep(pause)
             await self._fleet.refresh(node)
-            if self._fleet.model_state(node, self._call.model) is not ModelState.READY:
+            if (
+                self._fleet.dispatcher.model_state(node, self._call.model)
+                is not ModelState.READY
+            ):
                 return False
         return True
 

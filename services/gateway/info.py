@@ -34,7 +34,7 @@ async def version(_: web.Request) -> web.Response:
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: whatever some node can serve, loaded or not."""
     fleet = request.app[GATEWAY].fleet
-    await fleet.wait_for_first_answers()
+    await fleet.dispatcher.wait_for_first_answers()
     state = fleet.state
     created = int(state.started_at)
     data = [model_entry(view, created) for view in views.servable_models(state)]
@@ -44,7 +44,7 @@ async def list_models(request: web.Request) -> web.Response:
 async def one_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}; the id may contain slashes."""
     fleet = request.app[GATEWAY].fleet
-    await fleet.wait_for_first_answers()
+    await fleet.dispatcher.wait_for_first_answers()
     state = fleet.state
     wanted = request.match_info["id"]
     models = {view.id: view for view in views.servable_models(state)}

@@ -18,7 +18,6 @@ from services.config import Settings, load_settings
 from services.fleet.fleet import Fleet
 from services.gateway.context import Gateway
 from services.gateway.listeners import StartError, listening, only_one
-from services.gateway.metrics import Metrics
 
 log = logging.getLogger("cortex.gateway")
 
@@ -59,13 +58,13 @@ class _Server:
 
     async def run(self) -> int:
         fleet = Fleet(self.settings)
-        gateway = Gateway(fleet, Metrics(fleet.state))
-        fleet.lifecycle.on_ended = gateway.metrics.operation_ended
+        gateway = Gateway.before(fleet)
         runtime = paths.runtime_dir()
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(fleet)
+            # First the ports: without them no neuron should be started.
             await stack.enter_async_context(listening(gateway, runtime / SOCKET))
             signals = stack.enter_context(_Signals(gateway))
+            await stack.enter_async_context(fleet)
             files = [runtime / ANNOUNCEMENT]
             if self.announce is not None and self.announce != files[0]:
                 files.append(self.announce)

@@ -24,7 +24,6 @@ from services.config import (
 from services.fleet.fleet import Fleet
 from services.gateway.context import Gateway
 from services.gateway.listeners import listening
-from services.gateway.metrics import Metrics
 from services.schema import FleetSnapshot
 from tests.support.fake_neuron import FakeNeuron
 from tests.support.processes import Home
@@ -152,10 +151,9 @@ async def gateway_before(
         {m.id: m for m in models}, home.root / "models.toml", found=bool(models)
     )
     fleet = Fleet(Settings(config, None, catalogue))
-    gateway = Gateway(fleet, Metrics(fleet.state))
-    fleet.lifecycle.on_ended = gateway.metrics.operation_ended
+    gateway = Gateway.before(fleet)
     socket = home.root / "run" / "gateway.sock"
-    async with fleet, listening(gateway, socket):
+    async with listening(gateway, socket), fleet:
         async with aiohttp.ClientSession(gateway.url) as http:
             await heard(gateway, neurons)
             yield Client(gateway, http)

@@ -231,7 +231,7 @@ async def test_pins_are_kept_in_the_catalogue(home: Home) -> None:
             {"id": "m", "pinned": True}
         ]
         assert client.snapshot().models[0].pinned
-        assert "m is pinned (ann from 127.0.0.1)" in client.events()
+        assert "pin of m, asked for by ann from 127.0.0.1" in client.events()
         await client.post(schema.UNPIN, model="m")
         assert not tomllib.loads(file.read_text())["models"][0]["pinned"]
         assert not client.snapshot().models[0].pinned

@@ -105,7 +105,9 @@ async def test_a_restarted_neuron_is_asked_again(home: Home) -> None:
             await first.stop()
             await until(lambda: state_of(client, "a") is NodeState.DOWN)
             async with FakeNeuron.with_models("new").serving(port):
-                await until(lambda: client.gateway.fleet.served_models() == ["new"])
+                await until(
+                    lambda: client.gateway.fleet.dispatcher.served_models() == ["new"]
+                )
                 assert text_of(await client.stream("new")) == "Once upon a time"
 
 
@@ -124,7 +126,7 @@ async def test_a_neuron_that_comes_late_is_waited_for(home: Home) -> None:
 async def test_what_a_neuron_that_never_answered_may_have_is_no_404(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.fleet.fleet.HEARING_S", 0.2)
+    monkeypatch.setattr("services.fleet.dispatch.HEARING_S", 0.2)
     async with (
         FakeNeuron.with_models("m").serving() as fake,
         gateway_before(home, {"a": fake, "b": "http://127.0.0.1:9"}) as client,
