@@ -20,6 +20,10 @@ from neuron.engines.reference.tiles import Floats, RowSizes
 SCRATCH: Final = 1 << 22
 """Numbers in the scratch of one batch, unless a single tile needs more."""
 
+PASS: Final = 32
+"""Tokens of a prompt that attend together: the earlier ones then need not pass over
+what only the later ones see."""
+
 _BY_HEAD: Final = (0, 2, 1, 3, 4)
 
 
@@ -128,13 +132,15 @@ class Attention:
 
     def _grouped(self, spans: Sequence[Span]) -> list[Sequence[Span]]:
         """Cut up so that the scratch of each group fits, as far as that can be."""
-        if self._fits(spans):
-            return [spans]
         if len(spans) > 1:
+            if self._fits(spans):
+                return [spans]
             middle = len(spans) // 2
             return self._grouped(spans[:middle]) + self._grouped(spans[middle:])
         span = spans[0]
-        step = max(1, self._sizes.tile // self._config.group)
+        step = PASS
+        while step > 1 and not self._fits([Span(span.start, step, span.table)]):
+            step //= 2
         return [
             [Span(span.start + done, min(step, span.count - done), span.table)]
             for done in range(0, span.count, step)

@@ -7,7 +7,7 @@ used: they spin while they wait, which starves everything else on a small host.
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from typing import Any, Final
 
 SHARE: Final = 4_000_000
@@ -23,11 +23,9 @@ class Threads:
         if self.count > 1:
             self._helpers = ThreadPoolExecutor(self.count - 1, "reference-blas")
 
-    def split(self, panels: int, work: int) -> list[slice]:
-        """Panels to hand over together; one slice where sharing does not pay."""
-        shares = min(self.count, panels, max(1, work // SHARE))
-        bounds = [panels * share // shares for share in range(shares + 1)]
-        return [slice(a, b) for a, b in pairwise(bounds)]
+    def shares(self, work: int) -> int:
+        """Into how many parts to cut so many multiplications."""
+        return max(1, min(self.count, work // SHARE))
 
     def run(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]

@@ -8,8 +8,9 @@ tried on this machine's BLAS. The weight is stored cut up (`panelize`), which al
 spares the BLAS from repacking it: a product of two rows runs at memory speed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,9 @@ TILE: Final = 8
 WIDTH: Final = 64
 DEPTH: Final = 512
 """TILE · WIDTH · DEPTH is what OpenBLAS still does in one thread without packing."""
+
+CACHE: Final = 1 << 18
+"""Bytes of weight that stay close to a core while all tiles pass."""
 
 Floats = NDArray[np.float32]
 
@@ -149,22 +153,44 @@ class Product:
         self._result = self._partial.reshape(
             layout.blocks, rows // tile, tile, layout.panels, WIDTH
         ).transpose(0, 3, 1, 2, 4)
-        # Up to four rows take as long as one: the time it takes to read the weight.
-        work = max(rows, 4) * layout.nbytes // 4
-        self._parts = threads.split(layout.panels, work)
         self._threads = threads
+        # Up to four rows take as long as one: the time it takes to read the weight.
+        shares = threads.shares(max(rows, 4) * layout.nbytes // 4)
+        self._shares = [
+            _pieces(share, layout, rows > tile)
+            for share in even_slices(layout.panels, shares)
+        ]
 
     def __call__(self, weight: Floats) -> None:
         """`weight` as `panelize` made it."""
-        if len(self._parts) == 1:
-            np.matmul(self._left, weight, out=self._result)
+        if len(self._shares) == 1:
+            self._multiply(weight, self._shares[0])
         else:
             self._threads.run(
-                np.matmul,
-                [
-                    (self._left, weight[:, part], self._result[:, part])
-                    for part in self._parts
-                ],
+                self._multiply, [(weight, share) for share in self._shares]
             )
         if len(self._partial) > 1:
             np.add.reduce(self._partial, axis=0, out=self._outputs)
+
+    def _multiply(self, weight: Floats, pieces: Sequence[slice]) -> None:
+        left, result = self._left, self._result
+        for piece in pieces:
+            np.matmul(left, weight[:, piece], out=result[:, piece])
+
+
+def _pieces(share: slice, layout: Layout, has_tiles: bool) -> list[slice]:
+    """Panels that one call computes: NumPy goes through all of them tile by tile, so
+    with several tiles they had better stay in the processor's cache."""
+    panel_bytes = layout.nbytes // layout.panels
+    count = share.stop - share.start
+    calls = max(1, count * panel_bytes // CACHE) if has_tiles else 1
+    return [
+        slice(share.start + piece.start, share.start + piece.stop)
+        for piece in even_slices(count, min(count, calls))
+    ]
+
+
+def even_slices(count: int, parts: int) -> list[slice]:
+    """Cut `range(count)` into so many parts."""
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
