@@ -1,19 +1,17 @@
 """One model of this neuron: its worker's life from load to unload."""
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-
-import aiohttp
 
 from neuron.config import Limits
 from neuron.daemon.catalogue import Entry
 from neuron.daemon.recovery import LifeSigns, RestartPolicy
+from neuron.daemon.upstream import Upstream
 from neuron.daemon.worker_process import WorkerProcess
 from neuron.ipc import (
     CloseReason,
@@ -25,7 +23,7 @@ from neuron.ipc import (
     Stats,
     WorkerSpec,
 )
-from neuron.protocol.errors import ApiError
+from neuron.protocol.errors import ApiError, shutting_down
 from neuron.protocol.types import LoadPlan, LoadProgress, ModelState
 
 log = logging.getLogger(__name__)
@@ -60,16 +58,7 @@ class Instance:
         self.load_s: float | None = None
         self.stats: Stats | None = None
         self.rss_bytes: int | None = None
-        self.relays = 0
-        # One for all its workers, as they listen at the same path. Closed only when
-        # no relay uses it: aiohttp leaves readers of a closed one waiting for ever.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(str(socket), limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-            auto_decompress=False,
-            read_bufsize=256 * 1024,
-        )
-        self._retired = False
+        self.upstream = Upstream(socket)
         self._limits = limits
         self._socket = socket
         self._log_level = log_level
@@ -81,8 +70,6 @@ class Instance:
         self._settled = asyncio.Event()
         self._refusal: ApiError | None = None
         self._changed = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._unloading: asyncio.Task[None] | None = None
         self._life_task = asyncio.create_task(self._live_or_fail())
 
@@ -126,27 +113,7 @@ class Instance:
         if self._refusal is not None:
             raise dataclasses.replace(self._refusal)
 
-    @contextlib.asynccontextmanager
-    async def relaying(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """One request on its way through the worker; unloading waits for it."""
-        self.relays += 1
-        self._idle.clear()
-        try:
-            yield self._session
-        finally:
-            self.relays -= 1
-            if not self.relays:
-                self._idle.set()
-                if self._retired:
-                    await self._session.close()
-
-    async def _retire(self) -> None:
-        """No relay will come any more; the last one that runs closes the door."""
-        self._retired = True
-        if not self.relays:
-            await self._session.close()
-
-    def refuse_waiters(self, refusal: ApiError) -> None:
+    def _refuse_waiters(self, refusal: ApiError) -> None:
         """Answer everybody who waits for this load."""
         self._refusal = refusal
         self._settled.set()
@@ -179,6 +146,8 @@ class Instance:
             return
         death = await self._watch()
         while (delay := self._restarts.next_delay()) is not None:
+            if self._unloading is not None:
+                return
             self._settled.clear()
             self.error = f"the worker {death}"
             self._change(ModelState.RECOVERING, f"the worker {death}; starting another")
@@ -219,18 +188,24 @@ class Instance:
         self, worker: WorkerProcess, up: "asyncio.Future[LoadFailed | None]"
     ) -> None:
         ended = asyncio.create_task(worker.wait())
+        either: set[asyncio.Future[Any]] = {up, ended}
         deadline = time.monotonic() + self._limits.load_timeout_s
+        killed = ""
         try:
             while not (up.done() or ended.done()):
-                either: set[asyncio.Future[Any]] = {up, ended}
                 await asyncio.wait(
                     either, timeout=1, return_when=asyncio.FIRST_COMPLETED
                 )
-                if time.monotonic() > deadline or self._life.stalled(has_work=True):
+                if self._life.stalled(has_work=True):
+                    killed = f"showed no life for {self._limits.stall_s:g} s"
+                elif time.monotonic() > deadline:
+                    killed = f"was not ready after {self._limits.load_timeout_s:g} s"
+                if killed:
                     worker.kill()
             if not up.done():
+                how = await ended
                 raise _failed(
-                    f"the worker {await ended} while it loaded", self._log_tail()
+                    f"the worker {killed or how} while it loaded", self._log_tail()
                 )
             if (failure := up.result()) is not None:
                 raise _refused(failure)
@@ -246,7 +221,9 @@ class Instance:
         try:
             while not ended.done():
                 await asyncio.wait({ended}, timeout=min(1.0, self._limits.stall_s / 4))
-                has_work = self.relays > 0 or bool(self.stats and self.stats.busy)
+                has_work = self.upstream.in_use > 0 or bool(
+                    self.stats and self.stats.busy
+                )
                 if not stalled and self._life.stalled(has_work=has_work):
                     stalled = True
                     log.error("%s: worker %d stalls; killing it", self.id, worker.pid)
@@ -285,15 +262,15 @@ class Instance:
 
     async def _give_up(self, error: ApiError) -> None:
         await self._discard_worker()
-        await self._retire()
+        await self.upstream.retire()
         self.error = "\n".join([error.message, *error.details.get("log", [])])
         self._change(ModelState.FAILED, f"failed: {error.message}")
-        self.refuse_waiters(error)
+        self._refuse_waiters(error)
 
     async def _discard_worker(self) -> None:
         if self._worker is not None:
-            worker, self._worker = self._worker, None
-            await worker.stop()
+            await self._worker.stop()
+            self._worker = None
         self.stats = None
         await asyncio.to_thread(self._socket.unlink, missing_ok=True)
 
@@ -329,8 +306,10 @@ class Instance:
     async def _unload(self, drain_s: float, reason: CloseReason) -> None:
         serves = self.state is ModelState.READY
         self._change(ModelState.UNLOADING, "unloading")
-        self.refuse_waiters(
-            ApiError(
+        self._refuse_waiters(
+            shutting_down()
+            if reason == "shutting_down"
+            else ApiError(
                 409, f"model '{self.id}' is being unloaded", code="model_unloading"
             )
         )
@@ -338,13 +317,12 @@ class Instance:
             self._worker.send(Command(kind="close", reason=reason))
             if not serves:
                 self._worker.kill()  # A load has nothing to lose.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_s):
-                await self._idle.wait()
+        if not await self.upstream.idle(drain_s):
+            log.warning("%s: requests still run after %g s", self.id, drain_s)
         self._life_task.cancel()
         await asyncio.gather(self._life_task, return_exceptions=True)
         await self._discard_worker()
-        await self._retire()
+        await self.upstream.retire()
         self._change(ModelState.UNLOADED, "unloaded")
 
 

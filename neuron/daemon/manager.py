@@ -161,7 +161,7 @@ class ModelManager:
             return UnloadResult(model=request.model, freed_bytes=0)
         drain_s = self._limits.drain_s if request.drain_s is None else request.drain_s
         await self._hardware.refresh()
-        held = self._memory_of(instance)
+        held = 0 if instance.pid is None else self._memory_of(instance)
         await instance.unload(drain_s)
         await self._hardware.refresh()
         return UnloadResult(model=request.model, freed_bytes=held)
@@ -200,8 +200,6 @@ class ModelManager:
         """Refuse what is new, wake who waits, drain what runs, end every worker."""
         self.draining = True
         self._events.publish("shutting down", kind="node")
-        for instance in self._instances.values():
-            instance.refuse_waiters(shutting_down())
         await asyncio.gather(
             *(
                 instance.unload(self._limits.drain_s, "shutting_down")

@@ -33,7 +33,7 @@ class Relay:
             for name in _REQUEST_HEADERS
             if name in request.headers
         }
-        async with instance.relaying() as session:
+        async with instance.upstream.use() as session:
             try:
                 upstream = await session.post(
                     f"http://worker{request.path}", data=body, headers=headers

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Message = Mapping[str, Any]
@@ -68,7 +70,11 @@ class ChatTemplate:
             return _SEPARATOR.join(message["content"] for message in messages)
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._special_tokens
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._special_tokens,
             )
         except jinja2.TemplateError as error:
             raise TemplateError(str(error)) from error
@@ -93,10 +99,22 @@ def _named(templates: object) -> str | None:
     return None
 
 
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks what a model is trained on; here it is only its text."""
+
+    tags = {"generation"}  # noqa: RUF012 - declared mutable by the base class
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     """What templates expect to find: Hugging Face's environment."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[loopcontrols, _GenerationBlock],
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
@@ -112,5 +130,17 @@ def _strftime_now(format_: str) -> str:
     return datetime.datetime.now().strftime(format_)
 
 
-def _tojson(value: object, indent: int | None = None, **_: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )

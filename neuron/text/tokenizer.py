@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 log = logging.getLogger(__name__)
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_NAMED_SPECIALS: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class TokenizerError(Exception):
@@ -37,8 +36,8 @@ class TextTokenizer:
         self.config = config
         self.special_tokens = {
             name: token
-            for name in _NAMED_SPECIALS
-            if (token := _content(config.get(name))) is not None
+            for name, value in config.items()
+            if name.endswith("_token") and (token := _content(value)) is not None
         }
         self._bos_id = self._find_bos()
 

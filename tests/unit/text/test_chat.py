@@ -67,6 +67,16 @@ def test_a_broken_template_is_said_at_load() -> None:
         ChatTemplate("{% if %}")
 
 
+def test_what_templates_of_others_rely_on() -> None:
+    source = (
+        "{% if tools is not none %}tools{% endif %}"
+        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}"
+        "{% generation %}{{ m.content.strip() }}{% endgeneration %}{% endfor %}"
+    )
+    assert ChatTemplate(source).render(TURNS) == "Be kind."
+    assert len(ChatTemplate("{{ strftime_now('%Y') }}").render(TURNS)) == 4
+
+
 def test_json_in_templates_is_not_html() -> None:
     template = ChatTemplate("{{ {'a': '<é>'} | tojson }}")
     assert template.render(TURNS) == '{"a": "<é>"}'
