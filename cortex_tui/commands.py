@@ -159,13 +159,14 @@ class Commands:
             return
         totals = app.store.totals()
         busy = totals.running + totals.waiting
+        running = f"{f.plural(busy, 'request')} in flight" if busy else "it is idle"
         dialog = app.dialog(ChoiceDialog)
         dialog.question = Question(
             title="Quit",
-            facts=f"This console started the gateway ({f.plural(busy, 'request')})",
+            facts=f"This console started the gateway; {running}.",
             choices=(
                 Choice("d", "Detach", "the gateway goes on serving"),
-                Choice("s", "Stop the gateway", f"after {f.plural(busy, 'request')}"),
+                Choice("s", "Stop the gateway", "lets requests finish" if busy else ""),
                 Choice("c", "Cancel"),
             ),
             danger=False,

@@ -309,7 +309,7 @@ def _request_row(request: RequestView, g: Glyphs, now: float) -> Row:
     return Row(
         key=request.id,
         cells={
-            "id": cell(f.clean(request.id)[-6:], "muted"),
+            "id": cell(f.clean(request.id).rpartition("-")[2], "muted"),
             "client": cell(f.clean(request.client or u)),
             "model": cell(f.clean(request.model), "strong"),
             "node": cell(f.clean(request.node or u)),

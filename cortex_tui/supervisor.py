@@ -58,7 +58,7 @@ def running(path: Path | None = None) -> Announcement | None:
         SupervisorError: it lives and does not answer.
     """
     announcement = Announcement.read(path or announcement_path())
-    if announcement is None or not announcement.process_is_alive():
+    if announcement is None or not _is_alive(announcement):
         return None
     try:
         plain_http.request(
@@ -96,7 +96,7 @@ def stop(announcement: Announcement, deadline_s: float = STOP_DEADLINE_S) -> Non
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether `pid` is gone; reaped here where it is a child of this process."""
+    """Whether `pid` runs no more; reaped here where it is a child of this process."""
     try:
         if os.waitpid(pid, os.WNOHANG)[0] == pid:
             return True
@@ -106,7 +106,20 @@ def _has_ended(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    return False
+    return _is_zombie(pid)
+
+
+def _is_alive(announcement: Announcement) -> bool:
+    return announcement.process_is_alive() and not _is_zombie(announcement.pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Ended, and not yet reaped by whoever started it (Linux; elsewhere unknown)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[:1] == ["Z"]
 
 
 class Supervisor:
@@ -146,10 +159,10 @@ class Supervisor:
         Raises:
             SupervisorError: there is none to be had, and why.
         """
+        self._reap()
         if found := await asyncio.to_thread(running, self._announcement):
             self._adopted = self._adopted or not self.owns
             return target_of(found)
-        self._reap()
         if self._exit == EXIT_CONFIGURATION:
             raise SupervisorError(f"the gateway's configuration: {self._tail()}")
         if self._was_stopped():

@@ -25,6 +25,7 @@ COLUMNS = (
     Column("node", "NODE", 12, 1),
     Column("device", "DEVICE", 14, 3, flex=200),
     Column("free", "FREE", 6, 2, "right"),
+    Column("gap", "", 1, 2),
     Column("fits", "FITS", 24, 2),
 )
 BEST = ""

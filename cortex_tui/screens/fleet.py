@@ -62,6 +62,7 @@ class FleetScreen(Screen[None]):
     events = getters.query_one("#events", LiveTable)
     filter = getters.query_one("#filter", Line)
     keys = getters.query_one("#keys", KeyBar)
+    problem = getters.query_one("#problem", Static)
 
     if TYPE_CHECKING:
         app = getters.app(CortexApp)
@@ -93,6 +94,7 @@ class FleetScreen(Screen[None]):
             )
         yield Line(id="filter", placeholder="words, or !word")
         yield KeyBar(id="keys")
+        yield Static(id="problem", markup=False)
         yield Static(id="narrow", markup=False)
 
     def on_mount(self) -> None:
@@ -128,6 +130,8 @@ class FleetScreen(Screen[None]):
         for panel in self.query(Panel):
             panel.dim(stale)
         self.status.sync(store, self.gateway_label, now, g)
+        self.problem.display = stale and bool(store.problem)
+        self.problem.update(f.clean(store.problem or ""))
         self.nodes.set_rows(
             rows.node_rows(store, g, now, expand="device" in self.nodes.shows)
         )
@@ -145,13 +149,10 @@ class FleetScreen(Screen[None]):
     def _label_panels(self) -> None:
         store = self.store
         shown, known = len(self.models.rows), len(store.models)
-        note = f"{shown} of {known}" if self.query_text else f.plural(known, "model")
-        if self.query_text:
-            note += f" {self.glyphs.dot} filter: {f.clean(self.query_text)}"
-        position = self.models.position
-        self.models.label("Models", note if self.query_text else position or note)
-        self.nodes.label("Nodes", self.nodes.position)
-        self.requests.label(f"Requests {len(store.requests)}", self.requests.position)
+        filtered = f"{shown} of {known} {self.glyphs.dot} filter: "
+        note = filtered + f.clean(self.query_text) if self.query_text else ""
+        self.models.label("Models", note)
+        self.requests.label(f"Requests {len(store.requests)}")
         self.events.label("Events", "live" if store.link is Link.LIVE else "")
 
     def _draw_figures(self, now: float) -> None:
@@ -201,10 +202,9 @@ class FleetScreen(Screen[None]):
             (self.bottom, new.bottom),
         ):
             widget.styles.height = lines
-            if not small:
-                widget.display = lines > 0
+            widget.display = lines > 0
         self._show_fronts(new)
-        # Once the panels have their new sizes, their notes say what is visible.
+        # The charts are drawn for the size they have.
         self.call_after_refresh(self.app.refresh_fleet)
 
     def _show_fronts(self, new: Plan) -> None:

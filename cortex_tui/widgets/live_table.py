@@ -78,10 +78,10 @@ class LiveTable(Panel):
         return {column.key for column, _ in self._layout}
 
     @property
-    def position(self) -> str:
-        """`3-9 of 31` where not every row is visible."""
-        if len(self._rows) <= self.page:
-            return ""
+    def note(self) -> str:
+        """Its label, else `3-9 of 31` where not every row is visible."""
+        if self._note or len(self._rows) <= self.page:
+            return self._note
         last = min(len(self._rows), self._top + self.page)
         return f"{self._top + 1}-{last} of {len(self._rows)}"
 

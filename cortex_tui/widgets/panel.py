@@ -70,6 +70,11 @@ class Panel(LineWidget, can_focus=True):
         self._title = title
         self._note = ""
 
+    @property
+    def note(self) -> str:
+        """The rule's text on the right."""
+        return self._note
+
     def label(self, title: str, note: str = "") -> None:
         """Change the rule's texts."""
         if (title, note) != (self._title, self._note):
@@ -94,7 +99,7 @@ class Panel(LineWidget, can_focus=True):
             yield f" {self._title}", "muted"
             return
         width, rule = self.size.width, self.glyphs.rule
-        note = f" {self._note} " if self._note else ""
+        note = f" {self.note} " if self.note else ""
         title = f" {self._title} "
         room = width - 4 - cells(title)
         if cells(note) > room:

@@ -95,7 +95,7 @@ class StatusBar(Bar):
 
 
 def _banner(store: FleetStore, label: str, now: float, g: Glyphs) -> Sequence[Span]:
-    """Why there is no connection, how old the data is, when the next try is."""
+    """That there is no connection, how old the data is, when the next try is."""
     spans: list[Span] = [(f" {g.failed} ", "bad")]
     if store.gateway is None or store.heard_at is None:
         spans.append((f"no gateway at {label}", "strong"))
@@ -105,8 +105,6 @@ def _banner(store: FleetStore, label: str, now: float, g: Glyphs) -> Sequence[Sp
     if store.retry_at is not None:
         wait = max(0, round(store.retry_at - now))
         spans.append((f" {g.dot} retry in {wait}s", ""))
-    if store.problem:
-        spans.append((f" {g.dot} {f.clean(store.problem)}", "muted"))
     return spans
 
 

@@ -271,6 +271,7 @@ async def test_a_gateway_that_goes_away_and_comes_back() -> None:
         c.gateway.hang_up()
         await c.until(lambda: c.app.store.link is Link.LOST)
         await c.until(lambda: "not answering" in c.text("#status"))
+        assert "closed the connection" in c.text("#problem")
         assert c.app.store.models, "what is known stays"
         assert not c.app.can("model.load")
         assert c.app.can("move.down")
