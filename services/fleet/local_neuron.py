@@ -124,19 +124,17 @@ class LocalNeuron:
         ended = asyncio.create_task(process.wait())
         try:
             announced = await self._announcement_of(process, ended)
-            if announced is None:
-                if not ended.done():
-                    process.kill()
-                code = await ended
-                return (
-                    f"the local neuron did not start (exit {code}){self._last_words()}"
-                )
-            self._set_endpoint(announced.url)
+            if announced is not None:
+                self._set_endpoint(announced.url)
+            elif not ended.done():
+                process.kill()
             code = await ended
         finally:
             ended.cancel()
         self._set_endpoint("")
-        return f"the local neuron ended (exit {code}){await self._last_words()}"
+        what = "ended" if announced else "did not start"
+        last_words = await asyncio.to_thread(_tail, self._log)
+        return f"the local neuron {what} (exit {code}){last_words}"
 
     async def _start(self) -> asyncio.subprocess.Process:
         listen = self._listen
@@ -174,10 +172,6 @@ class LocalNeuron:
         self._client.endpoint = url
         self._on_endpoint(url)
 
-    async def _last_words(self) -> str:
-        lines = await asyncio.to_thread(_tail, self._log)
-        return ": " + " | ".join(lines) if lines else ""
-
 
 def _files() -> tuple[Path, Path]:
     """(announcement, log) of the local neuron; their folders are made."""
@@ -188,13 +182,14 @@ def _open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=0o600)
 
 
-def _tail(path: Path) -> list[str]:
+def _tail(path: Path) -> str:
+    """`: ` and the last lines of a log; nothing where there are none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
-        return []
-    return [line.strip() for line in text.splitlines() if line.strip()][
-        -LOG_TAIL_LINES:
-    ]
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    last = " | ".join(lines[-LOG_TAIL_LINES:])
+    return f": {last}" if last else ""

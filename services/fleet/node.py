@@ -68,7 +68,7 @@ class Node:
             return None
         rates = [model.decode_tok_s for model in self.health.models]
         known = [rate for rate in rates if rate is not None]
-        return sum(known) if known else None
+        return round(sum(known), 1) if known else None
 
 
 def state_at(node: Node, now: float) -> NodeState:

@@ -122,7 +122,7 @@ class FleetState:
         self.history.append(
             Sample(
                 time=time.time(),
-                tok_s=round(sum(node.tok_s or 0 for node in self.nodes.values()), 1),
+                tok_s=sum(node.tok_s or 0 for node in self.nodes.values()),
                 running=running,
                 waiting=waiting,
                 ttft_s=self.requests.take_fresh_ttft(),

@@ -183,6 +183,21 @@ async def chat_when_back(http: aiohttp.ClientSession) -> list[Any]:
             await asyncio.sleep(0.5)
 
 
+async def test_a_local_neuron_that_cannot_start_is_told_with_its_last_words(
+    home: Home,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        environ = {"CORTEX_LOCAL__LISTEN": listen}
+        with running_gateway(home, environ=environ) as gateway:
+            async with asyncio.timeout(DEADLINE_S), session(gateway) as http:
+                text = await told(http, "the local neuron did not start")
+                assert "(exit 1): " in text
+                assert "address already in use" in text.lower()
+                (node,) = (await snapshot(http)).nodes
+                assert (node.state, node.reason) == ("down", text)
+
+
 async def test_a_neuron_that_runs_is_adopted_and_left_running(home: Home) -> None:
     with running_neuron(home) as neuron:
         listen = neuron.url.removeprefix("http://")

@@ -6,7 +6,6 @@ only the ratios mean anything.
 
 import asyncio
 import re
-import statistics
 import time
 
 import aiohttp
@@ -89,20 +88,20 @@ async def test_the_gateways_overhead(home: Home) -> None:
 async def compare(
     direct: aiohttp.ClientSession, through: aiohttp.ClientSession
 ) -> None:
-    plain, relayed = (
-        await requests_per_second(direct),
-        await requests_per_second(through),
-    )
-    print(f"\n{'':24}{'direct':>10}{'gateway':>10}")
-    print(
-        f"{'requests/s, 32 clients':24}{plain:10.0f}{relayed:10.0f}"
-        f"   ratio {relayed / plain:.2f}"
-    )
+    plain = await requests_per_second(direct)
+    relayed = await requests_per_second(through)
+    table = [
+        f"{'':24}{'direct':>10}{'gateway':>10}",
+        (
+            f"{'requests/s, 32 clients':24}{plain:10.0f}{relayed:10.0f}"
+            f"   ratio {relayed / plain:.2f}"
+        ),
+    ]
     for streams in STREAMS:
         before = await token_delays_ms(direct, streams)
         after = await token_delays_ms(through, streams)
         for name, share in (("p50", 0.50), ("p99", 0.99)):
             a, b = (delays[int(len(delays) * share)] for delays in (before, after))
             label = f"token delay ms {streams}x {name}"
-            print(f"{label:24}{a:10.2f}{b:10.2f}   added {b - a:.2f}")
-        assert statistics.median(after) > 0
+            table.append(f"{label:24}{a:10.2f}{b:10.2f}   added {b - a:.2f}")
+    print("", *table, sep="\n")  # noqa: T201
