@@ -1,8 +1,10 @@
 """What every HTTP surface of a neuron does alike: bodies, errors, event streams."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Final, Self, TypeVar
 
 import orjson
@@ -139,24 +141,17 @@ def _from_http(error: web.HTTPException, request: web.Request) -> ApiError:
 async def error_middleware(
     request: web.Request, handler: Handler
 ) -> web.StreamResponse:
-    """Every failure leaves as the one envelope; unexpected ones are logged whole."""
+    """Every failure leaves as the one envelope: an event where a stream has begun."""
+    _stream.set(None)
     try:
         return await handler(request)
     except ClientGoneError as gone:
         return gone.response
     except ApiError as error:
-        log.info(
-            "%s %s: %d %s: %s",
-            request.method, request.path, error.status, error.code, error.message,
-        )  # fmt: skip
-        return error_response(error)
+        failure = error
     except web.HTTPException as error:
-        refusal = _from_http(error, request)
-        log.info("%s %s: %d", request.method, request.path, refusal.status)
-        response = error_response(refusal)
-        if "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]
-        return response
+        failure = _from_http(error, request)
+        failure.__cause__ = error
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         failure = ApiError(
@@ -165,7 +160,27 @@ async def error_middleware(
             code="internal_error",
             type="server_error",
         )
-        return error_response(failure)
+    log.info(
+        "%s %s: %d %s: %s",
+        request.method, request.path, failure.status, failure.code, failure.message,
+    )  # fmt: skip
+    stream = _stream.get()
+    if stream is None:
+        return _refusal(failure)
+    with contextlib.suppress(ClientGoneError):
+        await stream.send(error_event(failure))
+    return stream.response
+
+
+def _refusal(failure: ApiError) -> web.Response:
+    response = error_response(failure)
+    if isinstance(failure.__cause__, web.HTTPMethodNotAllowed):
+        response.headers["Allow"] = failure.__cause__.headers["Allow"]
+    return response
+
+
+_stream: ContextVar["EventStream | None"] = ContextVar("stream", default=None)
+"""The stream with which the request at hand is being answered."""
 
 
 class EventStream:
@@ -193,6 +208,7 @@ class EventStream:
     async def open(self) -> Self:
         """Send the headers, once; from here on errors are events."""
         if not self._response.prepared:
+            _stream.set(self)
             await self._response.prepare(self._request)
         return self
 

@@ -76,7 +76,7 @@ class NeuronApi:
         post(routes.MODELS_PLAN, self.plan)
         post(routes.MODELS_UNLOAD, self.unload)
         for path in routes.INFERENCE:
-            post(path, self._relay.handle)
+            post(path, self.inference)
 
     async def _look_around(self) -> None:
         try:
@@ -151,6 +151,10 @@ class NeuronApi:
             if model.state is ModelState.READY
         ]
         return json_response({"object": "list", "data": data})
+
+    async def inference(self, request: web.Request) -> web.StreamResponse:
+        await self._look_around()
+        return await self._relay.handle(request)
 
     # Life of a model.
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _LOG_LINES_SHOWN: Final = 8
 _NOTICE_S: Final = 1.0
-_STATUS: Final = {"insufficient_memory": 507, "internal_error": 500}
+_STATUS: Final = {"out_of_memory": 507, "internal_error": 500}
 
 
 class Instance:

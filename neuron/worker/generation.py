@@ -85,6 +85,7 @@ class Generation:
         self._decoded_chars = 0
         self._passed_chars = 0
         self._news = asyncio.Event()
+        self._done = asyncio.Event()
 
     @property
     def over(self) -> bool:
@@ -158,6 +159,7 @@ class Generation:
         self.finish_reason = reason
         self.times.ended = time.monotonic()
         self._news.set()
+        self._done.set()
         self._on_end()
 
     async def next(self, timeout: float | None) -> Delta | None:
@@ -174,6 +176,20 @@ class Generation:
         self._news.clear()
         if self.error is not None:
             raise self.error
+        return self._take_all()
+
+    async def whole(self) -> Delta:
+        """Everything, once it is over.
+
+        Raises:
+            EngineError: the generation failed.
+        """
+        await self._done.wait()
+        if self.error is not None:
+            raise self.error
+        return self._take_all()
+
+    def _take_all(self) -> Delta:
         text = "".join(self._text)
         self._text.clear()
         passed = [token for end, token in self._scored if end <= self._passed_chars]

@@ -13,20 +13,19 @@ from neuron.protocol.errors import ApiError, shutting_down
 from neuron.web import (
     COMMENT_INTERVAL_S,
     EventStream,
-    error_event,
     json_response,
 )
 from neuron.worker.admission import Admission, Ticket
 from neuron.worker.engine_host import EngineHost
 from neuron.worker.exchange import Exchange
 from neuron.worker.formats import TokenWords
-from neuron.worker.generation import Delta, Generation
+from neuron.worker.generation import Generation
 from neuron.worker.prompts import ServedModel
 from neuron.worker.schema import ChatBody, CompletionBody
 
 _STATUS: Final = {
     "context_length_exceeded": 400,
-    "invalid_request_body": 400,
+    "invalid_value": 400,
     "unsupported_parameter": 400,
 }
 
@@ -86,45 +85,36 @@ class Inference:
         self._host.submit(prepared, generation.accept)
         try:
             yield generation
+        except EngineError as error:
+            raise _as_api_error(error) from error
         finally:
             self._running.discard(generation)
             end()
 
     async def _whole(self, exchange: Exchange, ticket: Ticket) -> web.Response:
         await ticket.wait()
-        total = Delta()
         with self._generation(exchange, ticket) as generation:
-            while total.finish_reason is None:
-                delta = await _next(generation, None)
-                assert delta is not None
-                total.text += delta.text
-                total.tokens += delta.tokens
-                total.finish_reason = delta.finish_reason
+            total = await generation.whole()
         return json_response(exchange.whole(total), headers=exchange.headers)
 
     async def _stream(self, exchange: Exchange, ticket: Ticket) -> web.StreamResponse:
         stream = EventStream(exchange.request, exchange.headers)
-        try:
-            while not await ticket.wait(COMMENT_INTERVAL_S):
-                await stream.open()
-                await stream.comment("queued")
+        # Opened late, so that a line that is closed at once is a clean status.
+        while not await ticket.wait(COMMENT_INTERVAL_S):
             await stream.open()
-            with self._generation(exchange, ticket) as generation:
-                await stream.send(exchange.opening())
-                await self._send_deltas(exchange, generation, stream)
-            exchange.outcome = generation.finish_reason or ""
-        except ApiError as error:
-            if not stream.response.prepared:
-                raise
-            exchange.outcome = error.code
-            await stream.send(error_event(error))
+            await stream.comment("queued")
+        await stream.open()
+        with self._generation(exchange, ticket) as generation:
+            await stream.send(exchange.opening())
+            await self._send_deltas(exchange, generation, stream)
+        exchange.outcome = generation.finish_reason or ""
         return stream.response
 
     async def _send_deltas(
         self, exchange: Exchange, generation: Generation, stream: EventStream
     ) -> None:
         while True:
-            delta = await _next(generation, COMMENT_INTERVAL_S)
+            delta = await generation.next(COMMENT_INTERVAL_S)
             if delta is None:
                 await stream.comment(generation.phase)
                 continue
@@ -135,16 +125,13 @@ class Inference:
             await stream.send(events)
 
 
-async def _next(generation: Generation, timeout: float | None) -> Delta | None:
-    try:
-        return await generation.next(timeout)
-    except EngineError as error:
-        status = 503 if error.retryable else _STATUS.get(error.code, 500)
-        raise ApiError(
-            status,
-            str(error),
-            code=error.code,
-            type="invalid_request_error" if status == 400 else "server_error",
-            param=error.param,
-            retry_after=3 if error.retryable else None,
-        ) from error
+def _as_api_error(error: EngineError) -> ApiError:
+    status = 503 if error.retryable else _STATUS.get(error.code, 500)
+    return ApiError(
+        status,
+        str(error),
+        code=error.code,
+        type="invalid_request_error" if status == 400 else "server_error",
+        param=error.param,
+        retry_after=3 if error.retryable else None,
+    )

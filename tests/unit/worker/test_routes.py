@@ -265,7 +265,7 @@ async def test_framework_errors_wear_the_envelope_too(start: Start) -> None:
 async def test_an_engines_refusal_keeps_its_code(start: Start) -> None:
     async with start("x") as worker:
         worker.engine.refuse = EngineError(
-            "top_k: too many", code="invalid_request_body", param="top_k"
+            "top_k: too many", code="invalid_value", param="top_k"
         )
         status, answer = await worker.complete()
     assert (status, answer["error"]["param"]) == (400, "top_k")
