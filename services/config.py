@@ -221,6 +221,18 @@ def load_settings(explicit: Path | None = None, listen: str | None = None) -> Se
     return Settings(config, loaded.path, catalogue, explicit, listen)
 
 
+def needs_restart(old: CortexConfig, new: CortexConfig) -> list[str]:
+    """Keys that differ and are read at the start only."""
+    keys = ("listen", "metrics_listen", "auth", "max_body_mb")
+    changed = [
+        f"gateway.{key}"
+        for key in keys
+        if getattr(old.gateway, key) != getattr(new.gateway, key)
+    ]
+    locals_ = [(c.local, c.runs_local_neuron) for c in (old, new)]
+    return changed if locals_[0] == locals_[1] else [*changed, "local"]
+
+
 def _listening(config: CortexConfig, listen: str | None) -> CortexConfig:
     if listen is None:
         return config

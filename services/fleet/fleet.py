@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Self
 
 from neuron.protocol.errors import ApiError
 from services import config
-from services.config import LOCAL_NODE, Settings
+from services.config import LOCAL_NODE, NeuronSection, Settings
 from services.fleet import views
 from services.fleet.client import NodeClient, NodeError, new_session
 from services.fleet.dispatch import Dispatcher
@@ -37,7 +37,9 @@ class Fleet:
         self.session = new_session()
         self.clients: dict[str, NodeClient] = {}
         self.operations = OperationRunner(self.state)
-        self.lifecycle = Lifecycle(self.state, self.clients, self.operations)
+        self.lifecycle = Lifecycle(
+            self.state, self.clients, self.operations, self.refresh
+        )
         self.pins = Pins(self.state, self.operations)
         self.dispatcher = Dispatcher(self.state, self.lifecycle)
         self.local: LocalNeuron | None = None
@@ -64,14 +66,14 @@ class Fleet:
         await self.session.close()
 
     async def refresh(self, node: str) -> None:
-        """Ask a node for its models now, because it contradicted what is known."""
+        """Ask a node for its models now: it contradicted, or changed, what is known."""
         watcher = self._watchers.get(node)
         if watcher is None:
             return
         try:
             await watcher.refresh_models()
         except (NodeError, ApiError) as error:
-            self.state.unreachable(self.state.nodes[node], str(error))
+            self.state.unreachable(watcher.node, str(error))
 
     def snapshot(self, gateway: GatewayView) -> FleetSnapshot:
         return views.snapshot(self.state, gateway)
@@ -84,36 +86,30 @@ class Fleet:
         Raises:
             ConfigError: a file cannot be used; everything stays as it was.
         """
-        was = self.settings
+        old = self.settings
         new = await asyncio.to_thread(
-            config.load_settings, was.explicit_path, was.listen
+            config.load_settings, old.explicit_path, old.listen
         )
-        old, self.settings = was.config, new
+        self.settings = new
         self.state.catalogue = new.catalogue
-        before = {neuron.name: neuron for neuron in old.neurons}
-        after = {neuron.name: neuron for neuron in new.config.neurons}
-        changed = [name for name in before if before[name] != after.get(name)]
-        await self._cancel([f"watch {name}" for name in changed])
-        for name in changed:
-            self._watchers.pop(name)
-            del self.clients[name]
+        await self._replace_neurons(old.config.neurons, new.config.neurons)
+        self.state.events.add("info", "config", "the configuration was read again")
+        return config.needs_restart(old.config, new.config)
+
+    async def _replace_neurons(
+        self, old: Iterable[NeuronSection], new: Iterable[NeuronSection]
+    ) -> None:
+        """Forget those that are gone or different, and meet those that are new."""
+        wanted = {neuron.name: neuron for neuron in new}
+        gone = [neuron.name for neuron in old if neuron != wanted.get(neuron.name)]
+        await self._cancel([f"watch {name}" for name in gone])
+        for name in gone:
+            del self._watchers[name], self.clients[name]
             self.state.remove_node(name)
-        for name, neuron in after.items():
+        for name, neuron in wanted.items():
             if name not in self.clients:
                 self._add(name, neuron.endpoint, neuron.token)
                 self._watch(name)
-        self.state.events.add("info", "config", "the configuration was read again")
-        gateway_keys = ("listen", "metrics_listen", "auth", "max_body_mb")
-        restart = [
-            f"gateway.{key}"
-            for key in gateway_keys
-            if getattr(new.config.gateway, key) != getattr(old.gateway, key)
-        ]
-        if new.config.local != old.local or (
-            new.config.runs_local_neuron != old.runs_local_neuron
-        ):
-            restart.append("local")
-        return restart
 
     # Tasks.
 

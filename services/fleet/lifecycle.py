@@ -1,7 +1,7 @@
 """Loads and unloads: as operations, and one load however many ask for it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +9,6 @@ from neuron.protocol.errors import ApiError, unavailable
 from neuron.protocol.types import (
     LoadProgress,
     LoadRequest,
-    Model,
     ModelState,
     UnloadRequest,
 )
@@ -36,10 +35,12 @@ class Lifecycle:
         state: FleetState,
         clients: Mapping[str, NodeClient],
         runner: OperationRunner,
+        refresh: Callable[[str], Awaitable[None]],
     ) -> None:
         self._state = state
         self._clients = clients
         self._runner = runner
+        self._refresh = refresh
         self._cold: dict[str, asyncio.Task[None]] = {}
 
     # Loads.
@@ -164,30 +165,23 @@ class Lifecycle:
     ) -> None:
         operation.node = node
         self._state.signal.touch()
-
-        def progress(progress: LoadProgress) -> None:
-            self._report(node, self._loading(node, action.model, progress))
-
         try:
-            result = await self._clients[node].load(
-                self._load_request(action), progress, LOAD_IDLE_TIMEOUT_S
+            await self._clients[node].load(
+                self._load_request(action),
+                partial(self._show_progress, node, action.model),
+                LOAD_IDLE_TIMEOUT_S,
             )
         except NodeError as error:
             raise _node_failed(node, error) from error
-        if result.model.id:
-            self._report(node, result.model)
+        # The news of it may be slower than this answer, and requests wait for it.
+        await self._refresh(node)
 
-    def _loading(self, node: str, model: str, progress: LoadProgress) -> Model:
-        state = self._state.nodes.get(node)
-        known = state.models.get(model) if state else None
-        return (known or Model(id=model)).model_copy(
-            update={"state": ModelState.LOADING, "progress": progress}
-        )
-
-    def _report(self, node: str, model: Model) -> None:
-        """Ahead of the neuron's own event; nothing where the node was taken away."""
-        if node in self._state.nodes:
-            self._state.model_changed(self._state.nodes[node], model)
+    def _show_progress(self, node: str, model: str, progress: LoadProgress) -> None:
+        """Of a model that loads: its state is told by the neuron's events alone."""
+        known = self._state.nodes[node].models if node in self._state.nodes else {}
+        if model in known and known[model].state is ModelState.LOADING:
+            known[model] = known[model].model_copy(update={"progress": progress})
+            self._state.signal.touch()
 
     def _load_request(self, action: ModelAction) -> LoadRequest:
         entry = self._state.entry(action.model)
@@ -231,9 +225,11 @@ class Lifecycle:
         self, node: str, request: UnloadRequest, timeout: float
     ) -> int | None:
         try:
-            return (await self._clients[node].unload(request, timeout)).freed_bytes
+            result = await self._clients[node].unload(request, timeout)
         except NodeError as error:
             raise _node_failed(node, error) from error
+        await self._refresh(node)
+        return result.freed_bytes
 
     def _loaded_on(self, model: str) -> list[str]:
         return [

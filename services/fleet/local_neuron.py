@@ -99,23 +99,18 @@ class LocalNeuron:
         return False
 
     async def _answers(self, url: str) -> bool:
-        self._client.endpoint = url
+        """Whether it is a neuron that answers there: only those tell their pid."""
         try:
-            await self._client.version()
+            version = await NodeClient(self._client.session, url).version()
         except (NodeError, ApiError):
-            self._client.endpoint = ""
             return False
-        return True
+        return version.pid is not None
 
     async def _while_adopted_answers(self) -> None:
         misses = 0
         while misses < ADOPTED_MISSES:
             await asyncio.sleep(ADOPTED_CHECK_S)
-            try:
-                await self._client.version()
-                misses = 0
-            except (NodeError, ApiError):
-                misses += 1
+            misses = 0 if await self._answers(self._client.endpoint) else misses + 1
 
     async def _run_own(self) -> str:
         """Start one and wait for its end; returns why it ended."""

@@ -2,19 +2,15 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from services.config import OFF, Address
 from services.gateway.app import make_app, make_metrics_app
 from services.gateway.context import Gateway
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 SHUTDOWN_TIMEOUT_S = 1.0
 """For connections that are still open after the drain."""
@@ -48,7 +44,7 @@ def only_one(runtime_dir: Path) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def listening(gateway: Gateway, socket_path: Path) -> "AsyncIterator[None]":
+async def listening(gateway: Gateway, socket_path: Path) -> AsyncIterator[None]:
     """Accept connections; fills in the gateway's URLs with the ports really bound.
 
     Raises:
