@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from neuron.engines.base import EngineError
+from neuron.protocol.errors import shutting_down
 from tests.unit.worker.conftest import Start
 from tests.unit.worker.waiting import until
 
@@ -359,6 +360,39 @@ async def test_a_silent_prefill_is_filled_with_comments(start: Start) -> None:
                 while b": prefill 0/" not in seen:
                     seen += await response.content.readany()
         assert b'"role":"assistant"' in seen
+
+
+async def test_a_stream_in_line_is_kept_warm(start: Start) -> None:
+    async with start("x", manual=True, slots=1) as worker:
+        first = asyncio.create_task(worker.chat())
+        await until(lambda: worker.admission.running == 1)
+        body = CHAT | {"stream": True}
+        async with worker.session.post("/v1/chat/completions", json=body) as response:
+            async with asyncio.timeout(10):
+                assert await response.content.readline() == b": queued\n"
+            worker.engine.allow(20)
+            rest = await response.text()
+        assert rest.endswith("data: [DONE]\n\n")
+        await first
+
+
+async def test_a_line_that_closes_ends_the_streams_in_it(start: Start) -> None:
+    async with start("x", manual=True, slots=1) as worker:
+        first = asyncio.create_task(worker.chat())
+        await until(lambda: worker.admission.running == 1)
+        whole = asyncio.create_task(worker.chat())
+        body = CHAT | {"stream": True}
+        async with worker.session.post("/v1/chat/completions", json=body) as response:
+            assert await response.content.readline() == b": queued\n"
+            assert worker.admission.queued == 2
+            worker.admission.close(shutting_down())
+            rest = await response.text()
+        assert '"code":"shutting_down"' in rest
+        assert "[DONE]" not in rest
+        status, answer = await whole
+        assert (status, answer["error"]["code"]) == (503, "shutting_down")
+        worker.engine.allow(20)
+        assert (await first)[0] == 200
 
 
 async def test_stopping_ends_streams_with_an_error(start: Start) -> None:

@@ -1,0 +1,81 @@
+"""Errors, wherever they happen."""
+
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+from pydantic import BaseModel
+
+from neuron.protocol import sse
+from neuron.protocol.errors import ApiError
+from neuron.web import EventStream, error_middleware, validate
+
+
+async def fetch(handler: Any) -> tuple[int, str]:
+    app = web.Application(middlewares=[error_middleware])
+    app.router.add_get("/", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        async with ClientSession() as session, session.get(url) as response:
+            return response.status, await response.text()
+    finally:
+        await runner.cleanup()
+
+
+async def test_what_nobody_expected_is_told_without_its_details() -> None:
+    async def broken(request: web.Request) -> web.Response:
+        raise RuntimeError("secret")
+
+    status, text = await fetch(broken)
+    assert status == 500
+    assert '"code":"internal_error"' in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("secret"), "internal_error"),
+        (ApiError(503, "later", code="queue_timeout"), "queue_timeout"),
+    ],
+)
+async def test_once_a_stream_has_begun_an_error_is_its_last_event(
+    error: Exception, code: str
+) -> None:
+    async def breaking(request: web.Request) -> web.StreamResponse:
+        stream = await EventStream(request).open()
+        await stream.send(sse.encode("first"))
+        raise error
+
+    status, text = await fetch(breaking)
+    events = list(sse.SseParser().feed(text.encode()))
+    assert status == 200
+    assert events[0].data == "first"
+    assert f'"code":"{code}"' in events[1].data
+    assert len(events) == 2
+
+
+class Inner(BaseModel):
+    size: int | list[int] = 0
+
+
+class Outer(BaseModel):
+    inner: list[Inner]
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        ({}, "inner"),
+        ({"inner": 5}, "inner"),
+        ({"inner": [{"size": "x"}]}, "inner[0].size"),
+    ],
+)
+def test_the_offending_field_is_named(value: object, param: str) -> None:
+    with pytest.raises(ApiError) as refusal:
+        validate(Outer, value)
+    assert refusal.value.param == param
+    assert refusal.value.message.startswith(param)
