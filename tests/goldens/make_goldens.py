@@ -75,14 +75,14 @@ def logits(
 
 def main() -> None:
     """Write tiny.npz and bundled.npz beside this file."""
-    tiny = {
+    tiny: dict[str, Any] = {
         model.name: logits(model.config, tensors(model), model.prompt)
         for model in TINY_MODELS
     }
     np.savez_compressed(HERE / "tiny.npz", **tiny)
     config = json.loads((BUNDLED / "config.json").read_text(encoding="utf-8"))
     state = dequantized(open_model(BUNDLED))
-    bundled: dict[str, NDArray[Any]] = {}
+    bundled: dict[str, Any] = {}
     for name, prompt in PROMPTS.items():
         places = np.linspace(0, len(prompt) - 1, 4).astype(int)
         bundled[f"{name}.prompt"] = np.array(prompt)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from neuron.engines.reference.cache import PAGE, PageTable, pages_for
 from neuron.engines.reference.config import ModelConfig
-from neuron.engines.reference.tiles import Floats, RowSizes
+from neuron.engines.reference.tiles import TILE, Floats, RowSizes
 
 SCRATCH: Final = 1 << 22
 """Numbers in the scratch of one batch, unless a single tile needs more."""
@@ -227,6 +227,14 @@ class Attention:
             self.nbytes += 4 * size - (0 if scratch is None else scratch.nbytes)
             scratch = self._scratch[name] = np.zeros(size, np.float32)
         return scratch[:size].reshape(shape)
+
+
+def scratch_numbers(config: ModelConfig, slots: int, context: int) -> int:
+    """At most that many are in the scratch of so many sequences of that length."""
+    decoding = slots * -(-config.group // TILE) * TILE
+    rows = max(decoding, -(-PASS * config.group // TILE) * TILE) * config.kv_heads
+    width = max(PAGE, config.head_dim)
+    return 2 * min(SCRATCH, rows * width * pages_for(context)) + rows * width
 
 
 def _clear(batch: _Batch) -> None:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from neuron.engines.base import EngineError, HostMemory
-from neuron.engines.reference.attention import SCRATCH
+from neuron.engines.reference.attention import scratch_numbers
 from neuron.engines.reference.cache import PAGE, pages_for
 from neuron.engines.reference.config import (
     ModelConfig,
@@ -36,7 +36,8 @@ def plan_load(
     per_token = 2 * _FLOAT * config.layers * config.kv_heads * config.head_dim
     room = None
     if memory.ram_available is not None:
-        left = max(0, memory.ram_available - weights)
+        most = _scratch_bytes(config, request.slots or DEFAULT_SLOTS, config.context)
+        left = max(0, memory.ram_available - weights - most)
         room = max(1, int(left * _CACHE_SHARE) // (per_token * PAGE)) * PAGE
     slots, max_seq_len = _defaults(request, config.context, room)
     cache_tokens = request.cache_tokens or slots * max_seq_len
@@ -95,7 +96,8 @@ def _defaults(request: LoadRequest, context: int, room: int | None) -> tuple[int
     if room is None or request.cache_tokens is not None:
         return request.slots or DEFAULT_SLOTS, max_seq_len
     if request.max_seq_len is None:
-        max_seq_len = min(context, max(PAGE, room // (request.slots or 1)))
+        each = room // (request.slots or 1) // PAGE * PAGE
+        max_seq_len = min(context, max(PAGE, each))
     slots = request.slots or max(1, min(DEFAULT_SLOTS, room // max_seq_len))
     return slots, max_seq_len
 
@@ -114,5 +116,5 @@ def _scratch_bytes(config: ModelConfig, slots: int, max_seq_len: int) -> int:
     )
     head = layouts.head.padded_inputs + layouts.head.padded_outputs + config.hidden
     table = max_seq_len * config.head_dim
-    numbers = max(CHUNK, slots) * row + slots * head + 2 * SCRATCH + table
-    return _FLOAT * numbers
+    attention = scratch_numbers(config, slots, max_seq_len)
+    return _FLOAT * (max(CHUNK, slots) * row + slots * head + attention + table)

@@ -14,11 +14,16 @@ SHARE: Final = 4_000_000
 """Multiplications that are worth handing over to another thread."""
 
 
+def available_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
 class Threads:
     """The calling thread and `count - 1` helpers; `close` ends them."""
 
     def __init__(self, count: int | None = None) -> None:
-        self.count = count or len(os.sched_getaffinity(0))
+        self.count = count or available_cores()
         self._helpers: ThreadPoolExecutor | None = None
         if self.count > 1:
             self._helpers = ThreadPoolExecutor(self.count - 1, "reference-blas")
