@@ -16,10 +16,10 @@ from tests.support.processes import Home
 @pytest.fixture(autouse=True)
 def _quick_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.fleet.watcher.POLL_S", 0.05)
-    monkeypatch.setattr("services.fleet.client.ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("services.fleet.client.ANSWER_TIMEOUT_S", 0.3)
     monkeypatch.setattr("services.fleet.fleet.TICK_S", 0.05)
-    monkeypatch.setattr("services.fleet.node.STALE_AFTER_S", 0.4)
-    monkeypatch.setattr("services.fleet.node.DOWN_AFTER_S", 1.0)
+    monkeypatch.setattr("services.fleet.node.STALE_AFTER_S", 0.8)
+    monkeypatch.setattr("services.fleet.node.DOWN_AFTER_S", 1.6)
 
 
 def state_of(client: Client, node: str) -> NodeState:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from neuron.protocol.types import ModelState, Wire
 from services.fleet.deltas import diff, is_empty
@@ -110,6 +110,7 @@ def as_sets(snapshot: FleetSnapshot) -> dict[str, object]:
 
 
 @given(histories())
+@settings(deadline=None)
 def test_snapshot_and_deltas_make_the_next_snapshot(
     snapshots: list[FleetSnapshot],
 ) -> None:
@@ -121,12 +122,14 @@ def test_snapshot_and_deltas_make_the_next_snapshot(
 
 
 @given(histories())
+@settings(deadline=None)
 def test_states_may_be_skipped(snapshots: list[FleetSnapshot]) -> None:
     first, last = snapshots[0], snapshots[-1]
     assert as_sets(applied(first, diff(first, last))) == as_sets(last)
 
 
 @given(histories())
+@settings(deadline=None)
 def test_no_change_is_an_empty_delta(snapshots: list[FleetSnapshot]) -> None:
     first = snapshots[0]
     later = first.model_copy(update={"seq": 9, "time": 9.0})

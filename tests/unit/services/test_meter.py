@@ -3,7 +3,7 @@
 import itertools
 
 import orjson
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from neuron.protocol import sse
 from services.gateway.meter import (
@@ -46,6 +46,7 @@ def test_reasoning_tools_and_plain_text_are_content() -> None:
 
 
 @given(st.lists(st.integers(1, len(STREAM)), max_size=12))
+@settings(deadline=None)
 def test_usage_and_end_are_found_wherever_the_bytes_are_cut(cuts: list[int]) -> None:
     bounds = [0, *sorted(cuts), len(STREAM)]
     meter = metered(*(STREAM[a:b] for a, b in itertools.pairwise(bounds)))
