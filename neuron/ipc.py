@@ -74,6 +74,9 @@ class Stats(Wire):
     """Unknown, like what follows, before the model is loaded."""
     kv_pages_used: int | None = None
     kv_pages_total: int | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    generated_tokens: int | None = None
     decode_tok_s: float | None = None
     prefill_tok_s: float | None = None
     rss_bytes: int | None = None

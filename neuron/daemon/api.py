@@ -132,7 +132,7 @@ class NeuronApi:
         return json_response(Endpoint(url=str(request.url.origin())))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        body = render(self.health_now(), self._manager.models())
+        body = render(self.health_now(), self._manager.models(), self._manager.counts())
         return web.Response(
             body=body, headers={"Content-Type": "text/plain; version=0.0.4"}
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_COUNTED: Final = {
+    ModelState.READY: "loads",
+    ModelState.RECOVERING: "recoveries",
+    ModelState.FAILED: "failures",
+}
+_TOKENS: Final = ("prompt_tokens", "cached_tokens", "generated_tokens")
 _GONE: Final = (ModelState.UNLOADED, ModelState.FAILED)
 
 
@@ -58,6 +65,7 @@ class ModelManager:
         self._deciding = asyncio.Lock()
         self._instances: dict[str, Instance] = {}
         self._started = 0
+        self._reached: Counter[tuple[str, ModelState]] = Counter()
         self.draining = False
 
     # Views.
@@ -76,6 +84,20 @@ class ModelManager:
     def loads(self) -> list[ModelLoad]:
         """How busy every worker is."""
         return [view.load(i) for i in self._instances.values() if i.pid is not None]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Counters by name and model: since start, and of the running workers."""
+        counts: dict[str, dict[str, int]] = {name: {} for name in _COUNTED.values()}
+        for (model_id, state), count in self._reached.items():
+            if state in _COUNTED:
+                counts[_COUNTED[state]][model_id] = count
+        for name in _TOKENS:
+            counts[name] = {
+                instance.id: value
+                for instance in self._instances.values()
+                if (value := getattr(instance.stats, name, None)) is not None
+            }
+        return counts
 
     def pids(self) -> Iterable[int]:
         return [i.pid for i in self._instances.values() if i.pid is not None]
@@ -145,6 +167,8 @@ class ModelManager:
     def _on_change(self, instance: Instance, message: str | None) -> None:
         if instance.state is ModelState.UNLOADED:
             del self._instances[instance.id]
+        if message is not None:
+            self._reached[instance.id, instance.state] += 1
         self._events.publish(message or "", model=self.model(instance.entry))
 
     # Unload.

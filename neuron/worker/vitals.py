@@ -59,6 +59,9 @@ class Vitals:
             stats.steps = engine.steps
             stats.kv_pages_used = engine.kv_pages_used
             stats.kv_pages_total = engine.kv_pages_total
+            stats.prompt_tokens = engine.prompt_tokens
+            stats.cached_tokens = engine.cached_tokens
+            stats.generated_tokens = engine.generated_tokens
             stats.decode_tok_s = self._decode(engine.generated_tokens)
             stats.prefill_tok_s = self._prefill(
                 engine.prompt_tokens - engine.cached_tokens

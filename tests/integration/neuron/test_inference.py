@@ -139,8 +139,11 @@ def test_wrong_paths_and_methods(shared: Neuron) -> None:
 
 
 def test_metrics_say_what_health_says(shared: Neuron) -> None:
+    generated = f'neuron_model_generated_tokens_total{{model="{MODEL}"}}'
+    shared.until(lambda: generated in shared.http.get(routes.METRICS).text)
     page = shared.http.get(routes.METRICS).text
     assert f'neuron_model_state{{model="{MODEL}",state="ready"}} 1.0' in page
     assert f'neuron_model_in_flight{{model="{MODEL}"}}' in page
     assert f'neuron_model_memory_bytes{{model="{MODEL}"}}' in page
     assert "neuron_uptime_seconds" in page
+    assert f'neuron_model_loads_total{{model="{MODEL}"}} 1.0' in page
