@@ -102,8 +102,9 @@ class PagePool:
         return sorted(pages)
 
     def name(self, page: int, digest: bytes) -> None:
-        """A held page is full now; where its contents are cached already, not again."""
-        if digest not in self._page_of:
+        """A held page is full now; its first name stays, and so does the first page of
+        a name."""
+        if digest not in self._page_of and page not in self._hash_of:
             self._page_of[digest] = page
             self._hash_of[page] = digest
 
