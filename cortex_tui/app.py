@@ -54,6 +54,8 @@ class Options:
     ascii_only: bool = False
     now: Callable[[], float] = time.time
     view: View | None = None
+    label: str | None = None
+    """The gateway's name in the status line, instead of its address."""
 
 
 class CortexApp(App[None]):
@@ -163,7 +165,9 @@ class CortexApp(App[None]):
         """Show the store as it is now."""
         now = self.options.now()
         self._shown = (self.store.version, int(now))
-        if self.session.target is not None:
+        if self.options.label is not None:
+            self.fleet.gateway_label = self.options.label
+        elif self.session.target is not None:
             self.fleet.gateway_label = self.session.target.label
         self.fleet.sync(now)
         self._show_keys()

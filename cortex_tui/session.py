@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cortex_tui.supervisor import Supervisor
     from cortex_tui.target import Target
     from cortex_tui.undo import Verb
-    from services.schema import FleetDelta, FleetSnapshot
+    from services.schema import FleetDelta, FleetEvent, FleetSnapshot
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
@@ -34,6 +34,8 @@ class View(Protocol):
     def snapshot(self, snapshot: FleetSnapshot) -> FleetSnapshot: ...
 
     def delta(self, delta: FleetDelta) -> FleetDelta: ...
+
+    def event(self, event: FleetEvent) -> FleetEvent: ...
 
 
 class Session:
@@ -168,14 +170,12 @@ class Session:
     def _apply(self, message: Message) -> None:
         from services.schema import FleetDelta, FleetSnapshot
 
-        now = self._now()
+        now, view = self._now(), self._view
         if message is None:
             self.store.heard(now)
         elif isinstance(message, FleetSnapshot):
-            view = self._view.snapshot(message) if self._view else message
-            self.store.apply_snapshot(view, now)
+            self.store.apply_snapshot(view.snapshot(message) if view else message, now)
         elif isinstance(message, FleetDelta):
-            view_ = self._view.delta(message) if self._view else message
-            self.store.apply_delta(view_, now)
+            self.store.apply_delta(view.delta(message) if view else message, now)
         else:
-            self.store.apply_event(message, now)
+            self.store.apply_event(view.event(message) if view else message, now)

@@ -22,7 +22,6 @@ from cortex_tui.widgets.line_input import Line
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
-    from textual.worker import Worker
 
     from cortex_tui.client import Piece
 
@@ -75,6 +74,10 @@ class TestDialog(Dialog[None]):
     chat = False
     stream: Stream | None = None
     clock: Callable[[], float] = staticmethod(time.monotonic)
+    answer: Answer | None = None
+    state = ""
+    """`streaming`, `done (why)`, `failed` or `stopped`, once something was sent."""
+    max_tokens = MAX_TOKENS
     line = getters.query_one("#prompt", Line)
     text = getters.query_one("#text", Static)
     scroll = getters.query_one("#answer", VerticalScroll)
@@ -91,7 +94,7 @@ class TestDialog(Dialog[None]):
             yield Static(id="text", markup=False)
 
     def fill(self) -> None:
-        self._work: Worker[None] | None = None
+        self.answer, self.state = None, ""
         self.box.border_title = f.middle(f"Test {f.clean(self.model)}", 66)
         self.line.value = PROMPTS[self.chat]
         self.line.cursor_position = len(self.line.value)
@@ -101,9 +104,7 @@ class TestDialog(Dialog[None]):
 
     def on_input_submitted(self, event: Line.Submitted) -> None:
         if event.value.strip():
-            self._work = self.run_worker(
-                self._ask(event.value), exclusive=True, group="test"
-            )
+            self.run_worker(self._ask(event.value), exclusive=True, group="test")
 
     def action_cancel(self) -> None:
         self.action_stop()
@@ -118,11 +119,11 @@ class TestDialog(Dialog[None]):
 
     async def _ask(self, prompt: str) -> None:
         assert self.stream is not None
-        answer = Answer(sent=self.clock())
+        self.answer = answer = Answer(sent=self.clock())
         painter = self.set_interval(PAINT_S, lambda: self._paint(answer, "streaming"))
         try:
             async with aclosing(
-                self.stream(self.model, prompt, self.chat, MAX_TOKENS)
+                self.stream(self.model, prompt, self.chat, self.max_tokens)
             ) as pieces:
                 async for piece in pieces:
                     answer.add(piece, self.clock())
@@ -137,7 +138,9 @@ class TestDialog(Dialog[None]):
             painter.stop()
 
     def _paint(self, answer: Answer, state: str, problem: str = "") -> None:
-        shown = Content("\n".join(f.clean(line) for line in answer.text.split("\n")))
+        self.state = state
+        lines = answer.text.strip().split("\n")
+        shown = Content("\n".join(f.clean(line) for line in lines))
         if problem:
             shown = Content.assemble(shown, "\n" if answer.text else "")
             shown += Content.styled(problem, "$error")

@@ -32,15 +32,12 @@ def looks_the_same(
                 readonly=readonly,
                 ascii_only=ascii_only,
                 now=lambda: fleets.NOW,
+                label="local:31313",
             )
         )
 
         async def prepare(pilot: Pilot[None]) -> None:
             await until(pilot, lambda: shows_the_fleet(app))
-            # The address has a port that changes from run to run.
-            app.fleet.gateway_label = "local:31313"
-            app.session.target = None
-            app.refresh_fleet()
             await pilot.press(*press)
             if then is not None:
                 await then(pilot)

@@ -49,7 +49,7 @@ def test_load_a_model_hear_a_story_unload_and_detach(home: Home) -> None:
         console.press("p")
         console.wait_for(f"pinned {MODEL}", "⚑")
         console.press("z")
-        console.wait_for(f"unpinned {MODEL}")
+        console.wait_for(f"unpinned {MODEL}", f"▌  {MODEL}")
         console.press("u")
         console.wait_for(f"unload {MODEL} from local?")
         console.press("y")
