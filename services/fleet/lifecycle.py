@@ -15,7 +15,7 @@ from neuron.protocol.types import (
 from services.fleet.client import INSUFFICIENT_MEMORY, NodeClient, NodeError
 from services.fleet.operation_runner import OperationRunner
 from services.fleet.placement import Offer, rank
-from services.fleet.routing import Candidate, cold_candidates
+from services.fleet.routing import FAILED_RETRY_S, Candidate, cold_candidates
 from services.fleet.state import FleetState
 from services.schema import ModelAction, NodeState, Operation
 
@@ -54,7 +54,17 @@ class Lifecycle:
         task = self._cold.get(model)
         if task is None:
             _, task = self._start_cold(ModelAction(model=model, by=ON_DEMAND))
-        await asyncio.shield(task)
+        try:
+            await asyncio.shield(task)
+        except ApiError as error:
+            if error.status >= 500:
+                raise
+            # Wrong is how the load was asked for, which was not the client's doing.
+            raise unavailable(
+                f"'{model}' cannot be loaded: {error}",
+                code=error.code,
+                retry_after=FAILED_RETRY_S,
+            ) from error
 
     async def load(self, action: ModelAction) -> Operation:
         """An operator's load; joins one of the same model that runs already.

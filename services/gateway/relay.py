@@ -22,6 +22,8 @@ FORWARDED_RESPONSE_HEADERS = ("Content-Type", "Retry-After")
 WRITE_TIMEOUT_S = 120.0
 """A client that takes nothing for this long counts as gone."""
 LARGE_BODY = 256 * 1024
+NOT_THE_CLIENTS_FAULT = frozenset({401, 403})
+"""Clients show the neuron no credentials; the gateway does."""
 ERROR_BODY_LIMIT = 64 * 1024
 
 
@@ -74,6 +76,8 @@ async def upstream(
     except (aiohttp.ClientError, OSError) as error:
         raise UpstreamError(str(error) or type(error).__name__) from error
     try:
+        if response.status in NOT_THE_CLIENTS_FAULT:
+            raise UpstreamError("it refuses the gateway's token")
         yield response
     finally:
         response.release() if response.content.at_eof() else response.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from neuron.protocol import routes, sse
 from neuron.protocol.errors import ApiError
@@ -56,9 +57,14 @@ class FakeNeuron:
     reply: Reply = field(default_factory=lambda: story(["Once", " upon", " a time"]))
     load_gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Loads end once this is set; it is at first."""
+    load_refusal: ApiError | None = None
+    """Answered at once, with its status, instead of a load."""
     load_error: ApiError | None = None
+    """Told in the stream of a load that had begun."""
     loads_to: ModelState = ModelState.READY
     """State of a model whose load is said to have succeeded."""
+    token: str | None = None
+    """Whoever does not show it gets a 401."""
     draining: bool = False
     nonsense: bytes | None = None
     """What `/health` answers instead of what it should."""
@@ -85,7 +91,7 @@ class FakeNeuron:
 
     @asynccontextmanager
     async def serving(self, port: int = 0) -> AsyncIterator["FakeNeuron"]:
-        app = web.Application(client_max_size=2**27)
+        app = web.Application(client_max_size=2**27, middlewares=[self._check_token])
         app.add_routes(
             [
                 web.get(
@@ -112,6 +118,15 @@ class FakeNeuron:
             yield self
         finally:
             await runner.cleanup()
+
+    @web.middleware
+    async def _check_token(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        shown = request.headers.get("Authorization")
+        if self.token is not None and shown != f"Bearer {self.token}":
+            return web.Response(status=401)
+        return await handler(request)
 
     def count_event(self) -> None:
         """An event that no follower hears of."""
@@ -183,6 +198,8 @@ class FakeNeuron:
 
     async def _load(self, request: web.Request) -> web.StreamResponse:
         wanted = LoadRequest.model_validate_json(await request.read())
+        if self.load_refusal is not None:
+            return _refused(self.load_refusal)
         self.loads.append(wanted)
         progress = LoadProgress(stage="reading", done=1, total=2)
         self.set_state(wanted.model, ModelState.LOADING, progress=progress)
@@ -217,6 +234,15 @@ class FakeNeuron:
 def _json(value: Wire) -> web.Response:
     return web.Response(
         body=value.model_dump_json().encode(), content_type="application/json"
+    )
+
+
+def _refused(error: ApiError) -> web.Response:
+    return web.Response(
+        status=error.status,
+        body=orjson.dumps(error.envelope()),
+        content_type="application/json",
+        headers=error.headers(),
     )
 
 
@@ -321,11 +347,6 @@ def refuses(error: ApiError) -> Reply:
     """The envelope, with its status."""
 
     async def reply(_: web.Request) -> web.StreamResponse:
-        return web.Response(
-            status=error.status,
-            body=orjson.dumps(error.envelope()),
-            content_type="application/json",
-            headers=error.headers(),
-        )
+        return _refused(error)
 
     return reply

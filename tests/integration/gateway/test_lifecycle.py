@@ -103,6 +103,52 @@ async def test_a_failed_load_is_a_status_where_nothing_was_sent(home: Home) -> N
         assert text_of(await client.stream()) == "Once upon a time"
 
 
+async def test_a_load_that_is_refused_is_not_the_clients_fault(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("m", state=COLD).serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.load_refusal = ApiError(422, "slots: at most 4", "bad_slots")
+        async with client.chat() as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (503, "bad_slots")
+            assert error["message"] == "'m' cannot be loaded: slots: at most 4"
+        operation = await client.post(schema.LOAD, model="m")
+        assert operation["error"] == "slots: at most 4"
+
+
+async def test_a_node_that_goes_away_during_a_load(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("m", state=COLD).serving() as a,
+        FakeNeuron.with_models("m", state=COLD).serving() as b,
+        gateway_before(home, {"a": a, "b": b}) as client,
+    ):
+        a.available_bytes *= 2
+        a.load_gate.clear()
+        request = asyncio.ensure_future(client.stream())
+        await until(lambda: bool(a.loads))
+        await a.stop()
+        assert text_of(await request) == "Once upon a time"
+        assert len(b.loads) == 1
+
+
+async def test_an_operators_own_numbers_are_not_lost_in_a_load_that_runs(
+    home: Home,
+) -> None:
+    async with (
+        FakeNeuron.with_models("m", state=COLD).serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.load_gate.clear()
+        await client.post(schema.LOAD, model="m", wait=False)
+        operation = await client.post(schema.LOAD, model="m", wait=False, slots=2)
+        fake.load_gate.set()
+        await until(lambda: all(o.finished_at for o in client.snapshot().operations))
+        path = schema.OPERATION.format(id=operation["id"])
+        assert (await client.get(path))["state"] == "done"
+        assert [load.slots for load in fake.loads] == [None, 2]
+
+
 async def test_who_does_not_stream_waits_up_to_the_limit(home: Home) -> None:
     async with (
         FakeNeuron.with_models("m", state=COLD).serving() as fake,

@@ -178,6 +178,21 @@ async def test_nonsense_is_a_problem_of_that_node_alone(
         assert state_of(client, "b") is NodeState.READY
 
 
+async def test_the_gateway_shows_its_token_and_never_the_clients(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.token = "token-of-a"
+        await until(lambda: state_of(client, "a") is NodeState.READY)
+        assert text_of(await client.stream()) == "Once upon a time"
+        fake.token = "another"
+        async with client.chat() as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (502, "upstream_failed")
+        await until(lambda: state_of(client, "a") is NodeState.DOWN)
+
+
 async def test_a_neuron_that_drains_gets_no_new_requests(home: Home) -> None:
     async with (
         FakeNeuron.with_models("m").serving() as a,
