@@ -83,8 +83,18 @@ class Catalogue:
         for found in self._store.entries():
             engine, problem = None, found.problem
             if found.info is not None:
-                if found.info not in self._choices:
-                    self._choices[found.info] = registry.choose(found.info)
-                engine, problem = self._choices[found.info]
+                engine, problem = self._choose(found.info)
             entries[found.id] = Entry(found.id, found.path, found.info, engine, problem)
         return entries
+
+    def _choose(self, info: "ModelInfo") -> tuple[str | None, str | None]:
+        from neuron.engines import registry
+
+        if info not in self._choices:
+            try:
+                self._choices[info] = registry.choose(info)
+            except Exception as error:
+                # One folder that surprises an engine must not cost the others.
+                log.exception("%s: no engine can look at it", info.path)
+                return None, f"{type(error).__name__}: {error}"
+        return self._choices[info]

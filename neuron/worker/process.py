@@ -146,7 +146,9 @@ class _Worker:
             return registry.engine_class(spec.engine)(), _load_spec(spec, info)
 
         await host.load(prepare, self._reporter.progress)
-        return ServedModel(info, tokenizer, template, spec.max_seq_len, defaults)
+        # One request can have the whole cache, but not more.
+        longest = min(spec.max_seq_len, spec.cache_tokens)
+        return ServedModel(info, tokenizer, template, longest, defaults)
 
     # Serve.
 

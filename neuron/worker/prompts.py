@@ -1,6 +1,6 @@
 """From a request's body to what the engine generates from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ class ServedModel:
     tokenizer: TextTokenizer
     template: ChatTemplate
     max_seq_len: int
+    """Longest prompt and answer together, in tokens."""
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def render(self, messages: Sequence[ChatMessage]) -> list[int]:
@@ -72,21 +73,20 @@ class ServedModel:
             )
         return ids
 
-    def check_ids(self, ids: Sequence[int], param: str) -> None:
+    def check_ids(self, ids: Iterable[int], param: str) -> None:
         """Refuse ids outside the vocabulary.
 
         Raises:
             ApiError: 400, naming the first one.
         """
         size = self.info.vocab_size
-        for index, token_id in enumerate(ids):
+        for token_id in ids:
             if not 0 <= token_id < size:
                 raise ApiError(
                     400,
-                    f"{param}[{index}]: {token_id} is no token id; the vocabulary has"
-                    f" {size}",
+                    f"{param}: {token_id} is no token id; the vocabulary has {size}",
                     code="invalid_request_body",
-                    param=f"{param}[{index}]",
+                    param=param,
                 )
 
     def request(
@@ -98,7 +98,8 @@ class ServedModel:
             ApiError: something about the request cannot be.
         """
         ids = self.prompt_ids(body)
-        self.check_ids(list(body.logit_bias), "logit_bias")
+        self.check_ids(body.logit_bias, "logit_bias")
+        self.check_ids(body.stop_token_ids or (), "stop_token_ids")
         left = self.max_seq_len - len(ids)
         stop_ids = frozenset(body.stop_token_ids or ())
         if not body.ignore_eos:

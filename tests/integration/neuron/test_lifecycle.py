@@ -1,11 +1,13 @@
 """Load, plan, unload, and what followers hear of it."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
 
+from neuron.models.bundled import bundled_root
 from neuron.protocol import routes
 from neuron.protocol.types import (
     Discovery,
@@ -177,6 +179,51 @@ def test_a_number_from_an_earlier_run_gets_a_snapshot(start: Start) -> None:
         ) as response,
     ):
         assert next(follow(response)).message == "snapshot"
+
+
+def test_a_small_cache_limits_the_answer_and_refuses_nothing(start: Start) -> None:
+    with start() as neuron:
+        neuron.load(slots=1, cache_tokens=64)
+        body = {key: value for key, value in LONG.items() if key != "max_tokens"}
+        answer = neuron.post(routes.V1_COMPLETIONS, body).json()
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"]["total_tokens"] == 64
+
+
+def test_models_of_the_users_own_are_served_beside_the_bundled_one(
+    start: Start, tmp_path: Path
+) -> None:
+    own = tmp_path / "acme" / "tiny"
+    shutil.copytree(bundled_root() / MODEL, own)
+    (own / "chat_template.jinja").write_text(
+        "{{ bos_token }}{{ messages[-1].content }}, there was"
+    )
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"no")
+    with start("--models-dir", str(tmp_path)) as neuron:
+        found = {m["id"]: m for m in neuron.http.get(routes.MODELS).json()["models"]}
+        assert set(found) == {MODEL, "acme/tiny", "broken"}
+        assert not found["broken"]["servable"]["ok"]
+        assert "/broken/" in found["broken"]["servable"]["reason"]
+        assert "chat_template" in found["acme/tiny"]["capabilities"]
+        status, error = neuron.refusal(routes.MODELS_LOAD, {"model": "broken"})
+        assert (status, error["code"]) == (422, "model_not_supported")
+        neuron.load()
+        neuron.load(model="acme/tiny")
+        pids = {m["pid"] for m in neuron.http.get(routes.HEALTH).json()["models"]}
+        assert len(pids) == 2
+        url = neuron.http.get(routes.model_endpoint("acme/tiny")).json()["url"]
+        assert url == neuron.process.url
+        chat = {
+            "model": "acme/tiny",
+            "messages": [{"role": "user", "content": "Once upon a time"}],
+            "max_tokens": 8,
+            "temperature": 0,
+        }
+        answer = neuron.post(routes.V1_CHAT_COMPLETIONS, chat).json()
+        assert answer["model"] == "acme/tiny"
+        assert answer["choices"][0]["message"]["content"].startswith(" a little")
 
 
 def test_default_models_load_by_themselves(start: Start) -> None:
