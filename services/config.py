@@ -216,7 +216,7 @@ def load_settings(explicit: Path | None = None, listen: str | None = None) -> Se
             'own neuron; choose another, or set `neuron = "off"` in [local]'
         )
     _check_exposure(loaded.path, config.gateway)
-    catalogue = load_catalogue(explicit)
+    catalogue = _load_catalogue(explicit)
     _check_placement(catalogue, config)
     return Settings(config, loaded.path, catalogue, explicit, listen)
 
@@ -244,7 +244,7 @@ def _listening(config: CortexConfig, listen: str | None) -> CortexConfig:
     return config.model_copy(update={"gateway": gateway})
 
 
-def load_catalogue(explicit_config: Path | None = None) -> Catalogue:
+def _load_catalogue(explicit_config: Path | None = None) -> Catalogue:
     """Read models.toml; an absent one is an empty catalogue.
 
     Raises:

@@ -11,8 +11,6 @@ STALE_AFTER_S = 3.0
 DOWN_AFTER_S = 15.0
 """Silence after which a node counts as gone."""
 
-REACHABLE = frozenset({NodeState.READY, NodeState.STALE, NodeState.DRAINING})
-
 
 @dataclass(slots=True)
 class Node:
