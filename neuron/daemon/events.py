@@ -22,16 +22,16 @@ class Subscription:
 
     def __init__(self) -> None:
         self.lagged = False
-        self._queue: asyncio.Queue[Event] = asyncio.Queue(SUBSCRIBER_BACKLOG)
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(SUBSCRIBER_BACKLOG)
 
-    def offer(self, event: Event) -> None:
+    def offer(self, event: Event | None) -> None:
         if self._queue.full():
             self.lagged = True
         else:
             self._queue.put_nowait(event)
 
     async def next(self, timeout: float) -> Event | None:
-        """The next event, or None after `timeout` seconds without one.
+        """The next event, or None after `timeout` seconds or at the log's end.
 
         Raises:
             LaggedError: events were lost; resume from the last one seen.
@@ -83,6 +83,8 @@ class EventLog:
     def close(self) -> None:
         """No more will come: followers are let go."""
         self.closed = True
+        for subscription in self._subscriptions:
+            subscription.offer(None)
 
     def since(self, seq: int) -> list[Event] | None:
         """Events after `seq`, or None where not all of them are kept."""

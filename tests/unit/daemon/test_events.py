@@ -1,5 +1,7 @@
 """The event log and its followers."""
 
+import asyncio
+
 import pytest
 
 from neuron.daemon.events import KEPT, SUBSCRIBER_BACKLOG, EventLog, LaggedError
@@ -32,6 +34,16 @@ def test_what_was_missed_is_known_as_far_as_it_is_kept() -> None:
     assert log.since(start) is None
     assert log.since(log.seq + 1) is None
     assert log.since(7) is None
+
+
+async def test_the_end_wakes_every_follower() -> None:
+    log = EventLog()
+    with log.subscribe() as follower:
+        waiting = asyncio.create_task(follower.next(60))
+        await asyncio.sleep(0)
+        log.close()
+        assert await waiting is None
+    assert log.closed
 
 
 async def test_a_slow_follower_is_let_go_and_costs_a_bounded_memory() -> None:
