@@ -181,6 +181,14 @@ def test_a_number_from_an_earlier_run_gets_a_snapshot(start: Start) -> None:
         assert next(follow(response)).message == "snapshot"
 
 
+def test_a_body_that_is_too_large_is_refused(start: Start) -> None:
+    with start(config="[limits]\nmax_body_mb = 1\n") as neuron:
+        neuron.load()
+        body = STORY | {"prompt": "x" * 2_000_000}
+        status, error = neuron.refusal(routes.V1_COMPLETIONS, body)
+        assert (status, error["code"]) == (413, "request_too_large")
+
+
 def test_a_small_cache_limits_the_answer_and_refuses_nothing(start: Start) -> None:
     with start() as neuron:
         neuron.load(slots=1, cache_tokens=64)
