@@ -84,10 +84,12 @@ class Attention:
     ) -> None:
         self._config = config
         self._sizes = sizes
-        self._cache = np.zeros(
+        # Not np.zeros, which would not get huge pages.
+        self._cache = np.empty(
             (config.layers, 2, pages, config.kv_heads, PAGE, config.head_dim),
             np.float32,
         )
+        self._cache.fill(0)
         self._scratch: dict[str, Floats] = {}
         self._masks = {
             window: _mask_table(pages_for(context) * PAGE, window)

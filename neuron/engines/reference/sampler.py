@@ -39,14 +39,17 @@ class Sampler:
         self._random = np.random.Generator(np.random.Philox(key=key))
         self._generated = 0
 
-    def sample(self, logits: Floats) -> tuple[int, TokenLogprobs | None]:
+    def sample(
+        self, logits: Floats, likeliest: int
+    ) -> tuple[int, TokenLogprobs | None]:
         """The next token, counted as part of the output from now on.
 
         Args:
             logits: [vocab], finite; left as they are.
+            likeliest: where they are largest, the lowest id among equals.
         """
         if self._is_plain_greedy:
-            token = int(logits.argmax())
+            token = likeliest
         else:
             token = self._choose(self._adjusted(logits))
         logprobs = None

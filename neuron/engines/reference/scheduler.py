@@ -6,10 +6,9 @@ chunk per step while the others go on decoding; the next request starts when it 
 done, and so finds the prefix they share in the cache.
 """
 
+import math
 from collections import deque
 from typing import Final
-
-import numpy as np
 
 from neuron.engines.base import (
     EngineError,
@@ -145,12 +144,13 @@ class Scheduler:
     ) -> None:
         """Sample the next token, and end the request if that was its last."""
         request = sequence.request
-        if not np.isfinite(logits.max()):
+        likeliest = int(logits.argmax())
+        if not math.isfinite(logits[likeliest]):
             self._drop(sequence)
             error = EngineError("the logits are not finite", code="engine_error")
             events.append(Failed(request.id, error))
             return
-        token, logprobs = sequence.sampler.sample(logits)
+        token, logprobs = sequence.sampler.sample(logits, likeliest)
         sequence.tokens.append(token)
         self._generated_tokens += 1
         events.append(TokenEvent(request.id, token, logprobs))

@@ -68,13 +68,20 @@ class Layout:
         return 4 * self.padded_inputs * self.padded_outputs
 
 
-def panelize(weight: Floats) -> Floats:
-    """Cut [inputs, outputs] into [blocks, panels, 1, depth, WIDTH], padded by zeros."""
+def panelize(weight: Floats, into: Floats | None = None) -> Floats:
+    """Cut [inputs, outputs] into [blocks, panels, 1, depth, WIDTH], padded by zeros.
+
+    `into` is where to put the numbers, `layout.nbytes / 4` of them.
+    """
     layout = Layout.of(*weight.shape)
+    if into is None:
+        into = np.empty(layout.nbytes // 4, np.float32)
     padded = np.zeros((layout.padded_inputs, layout.padded_outputs), np.float32)
     padded[: layout.inputs, : layout.outputs] = weight
     cut = padded.reshape(layout.blocks, layout.depth, layout.panels, WIDTH)
-    return np.ascontiguousarray(cut.transpose(0, 2, 1, 3))[:, :, None]
+    panels = into.reshape(layout.blocks, layout.panels, 1, layout.depth, WIDTH)
+    panels[:, :, 0] = cut.transpose(0, 2, 1, 3)
+    return panels
 
 
 class RowSizes:

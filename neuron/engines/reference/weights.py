@@ -116,6 +116,10 @@ class Loader:
         self._cancelled = cancelled
         self._done = 0
         self._total = 2 + 7 * config.layers
+        # In one piece, because NumPy asks for huge pages where an array is large: the
+        # weights are read from end to end for every token.
+        size = Layouts.of(config).nbytes(config.layers) // 4
+        self._free = np.empty(size, np.float32)
 
     def load(self) -> Weights:
         """Everything, dequantized.
@@ -204,7 +208,7 @@ class Loader:
         gate_up, down = self._mlp(prefix)
         return Layer(
             qkv=qkv,
-            o=_matrix(*o),
+            o=self._matrix(*o),
             gate_up=gate_up,
             down=down,
             qk_norm=self._qk_norm(prefix) if config.qk_norm else None,
@@ -228,7 +232,18 @@ class Loader:
             {f"{prefix}.mlp.down_proj": config.hidden}, middle, bias=config.mlp_bias
         )
         down *= -1
-        return _matrix(weight, bias), _matrix(down, down_bias)
+        return self._matrix(weight, bias), self._matrix(down, down_bias)
+
+    def _matrix(self, weight: Floats, bias: Floats | None) -> Matrix:
+        layout = Layout.of(*weight.shape)
+        size = layout.nbytes // 4
+        panels = panelize(weight, self._free[:size])
+        self._free = self._free[size:]
+        if bias is None:
+            return Matrix(panels)
+        padded = np.zeros(layout.padded_outputs, np.float32)
+        padded[: len(bias)] = bias
+        return Matrix(panels, padded)
 
     def _qkv(self, prefix: str) -> Matrix:
         config = self._config
@@ -251,7 +266,7 @@ class Loader:
                 array[..., :queries] *= scale
                 turned = array[..., : queries + keys]
                 turned[...] = pairwise(turned, config.head_dim)
-        return _matrix(weight, bias)
+        return self._matrix(weight, bias)
 
     def _qk_norm(self, prefix: str) -> Floats:
         config = self._config
@@ -269,22 +284,13 @@ class Loader:
         else:
             weight, _ = self._linear("lm_head", config.hidden, config.vocab, bias=False)
         weight *= scale
-        return _matrix(weight, None)
+        return self._matrix(weight, None)
 
 
 def pairwise(array: Floats, head_dim: int) -> Floats:
     """Make x[i] and x[i + head_dim / 2] of each head on the last axis neighbours."""
     halves = array.reshape(*array.shape[:-1], -1, 2, head_dim // 2)
     return halves.swapaxes(-1, -2).reshape(array.shape)
-
-
-def _matrix(weight: Floats, bias: Floats | None) -> Matrix:
-    panels = panelize(weight)
-    if bias is None:
-        return Matrix(panels)
-    padded = np.zeros(Layout.of(*weight.shape).padded_outputs, np.float32)
-    padded[: len(bias)] = bias
-    return Matrix(panels, padded)
 
 
 def _dequantized(linear: Linear) -> Floats:

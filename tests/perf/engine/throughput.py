@@ -17,7 +17,6 @@ from time import perf_counter
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from neuron.engines.base import (
@@ -111,7 +110,7 @@ class BareProducts:
             for weights, number in ((self._block, rows), ([self._head], head_rows))
             for weight in weights
         ]
-        outputs: list[NDArray[np.float32]] = [
+        outputs = [
             np.empty((len(left), right.shape[1]), np.float32) for left, right in pairs
         ]
         start = perf_counter()

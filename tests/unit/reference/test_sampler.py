@@ -29,6 +29,11 @@ def sampler(prompt: tuple[int, ...] = (0,), **fields: Any) -> Sampler:
     )
 
 
+def draw(sampler: Sampler, logits: NDArray[np.float32]) -> int:
+    """The next token."""
+    return sampler.sample(logits, int(logits.argmax()))[0]
+
+
 def plain_distribution(logits: list[float], params: SamplingParams) -> dict[int, float]:
     """Token → probability, step by step as the parameters are documented."""
     scaled = {token: value / params.temperature for token, value in enumerate(logits)}
@@ -101,14 +106,14 @@ def test_equals_are_kept_by_lowest_id() -> None:
     assert ids.tolist() == [1, 3]
     ids, _ = candidates(logits.astype(np.float64), SamplingParams(top_p=0.5))
     assert ids.tolist() == [1, 3]
-    assert sampler(temperature=0).sample(logits)[0] == 1
+    assert draw(sampler(temperature=0), logits) == 1
 
 
 def test_draws_follow_the_distribution() -> None:
     params = SamplingParams(temperature=1.3, top_k=6, min_p=0.05, seed=3)
     one = Sampler(GenerationRequest("a", (0,), 10_000, params))
     count = 6000
-    drawn = Counter(one.sample(LOGITS)[0] for _ in range(count))
+    drawn = Counter(draw(one, LOGITS) for _ in range(count))
     wanted = plain_distribution(LOGITS.tolist(), params)
     assert drawn.keys() == wanted.keys()
     for token, probability in wanted.items():
@@ -120,65 +125,65 @@ def test_a_draw_is_used_up_whatever_the_candidates() -> None:
     """Equal seeds stay in step although one sampler has nothing to choose from."""
     free, bound = sampler(seed=8), sampler(seed=8, top_k=1)
     for _ in range(5):
-        free.sample(LOGITS)
-        assert bound.sample(LOGITS)[0] == 1
+        draw(free, LOGITS)
+        assert draw(bound, LOGITS) == 1
     flat = np.zeros(VOCAB, np.float32)
     loose = sampler(seed=8)
     for _ in range(5):
-        loose.sample(LOGITS)
-    assert free.sample(flat) == loose.sample(flat)
+        draw(loose, LOGITS)
+    assert draw(free, flat) == draw(loose, flat)
 
 
 def test_logit_bias_is_added() -> None:
-    assert sampler(temperature=0, logit_bias={9: 100.0}).sample(LOGITS)[0] == 9
-    assert sampler(temperature=0, logit_bias={1: -100.0}).sample(LOGITS)[0] == 4
+    assert draw(sampler(temperature=0, logit_bias={9: 100.0}), LOGITS) == 9
+    assert draw(sampler(temperature=0, logit_bias={1: -100.0}), LOGITS) == 4
 
 
 def test_repetition_penalty_covers_prompt_and_output() -> None:
     logits = np.array([2, 1.9, -1, -1.5], np.float32)
     penalized = sampler((0,), temperature=0, repetition_penalty=2.0)
-    assert penalized.sample(logits)[0] == 1  # 2 / 2 < 1.9
-    assert penalized.sample(logits)[0] == 0  # 1.9 / 2 < 2 / 2
+    assert draw(penalized, logits) == 1  # 2 / 2 < 1.9
+    assert draw(penalized, logits) == 0  # 1.9 / 2 < 2 / 2
     negative = np.array([-1, -1.5, -9], np.float32)
-    assert sampler((0,), temperature=0, repetition_penalty=2.0).sample(negative)[0] == 1
+    assert draw(sampler((0,), temperature=0, repetition_penalty=2.0), negative) == 1
 
 
 def test_frequency_penalty_counts_the_output_only() -> None:
     logits = np.array([2.0, 1.0, 0.0], np.float32)
     penalized = sampler((0, 0, 0), temperature=0, frequency_penalty=0.6)
-    assert [penalized.sample(logits)[0] for _ in range(5)] == [0, 0, 1, 0, 1]
+    assert [draw(penalized, logits) for _ in range(5)] == [0, 0, 1, 0, 1]
 
 
 def test_presence_penalty_is_subtracted_once() -> None:
     logits = np.array([2.0, 1.0, 0.0], np.float32)
     penalized = sampler((0,), temperature=0, presence_penalty=1.5)
-    assert [penalized.sample(logits)[0] for _ in range(4)] == [0, 1, 0, 0]
+    assert [draw(penalized, logits) for _ in range(4)] == [0, 1, 0, 0]
 
 
 def test_bias_comes_before_penalties() -> None:
     """4 + 4 halved is 4; 4 halved and 4 added would be 6."""
     logits = np.array([4.0, 5.0], np.float32)
     both = sampler((0,), temperature=0, repetition_penalty=2.0, logit_bias={0: 4.0})
-    assert both.sample(logits)[0] == 1
+    assert draw(both, logits) == 1
 
 
 def test_stop_ids_are_not_sampled_too_early() -> None:
     early = sampler(temperature=0, min_new_tokens=2, stop_ids=frozenset({1, 4}))
-    assert [early.sample(LOGITS)[0] for _ in range(3)] == [5, 5, 1]
+    assert [draw(early, LOGITS) for _ in range(3)] == [5, 5, 1]
 
 
 def test_logits_are_left_alone() -> None:
     logits = LOGITS.copy()
     sampler(
         temperature=0.5, logit_bias={1: 3.0}, repetition_penalty=1.2, top_logprobs=3
-    ).sample(logits)
+    ).sample(logits, 1)
     np.testing.assert_array_equal(logits, LOGITS)
 
 
 def test_log_probabilities_are_the_models_own() -> None:
     wanted = LOGITS - np.log(np.exp(LOGITS.astype(np.float64)).sum())
     biased = sampler(temperature=0, logit_bias={9: 100.0}, top_k=1, top_logprobs=3)
-    token, logprobs = biased.sample(LOGITS)
+    token, logprobs = biased.sample(LOGITS, 1)
     assert logprobs is not None
     assert token == 9
     assert logprobs.chosen == pytest.approx(wanted[9])
