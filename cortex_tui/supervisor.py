@@ -134,6 +134,7 @@ class Supervisor:
     ) -> None:
         self._announcement = announcement_path()
         self._lock = self._announcement.with_name("gateway.lock")
+        self._log = log_path()
         self._command = [
             *(command or [sys.executable, "-m", "services.gateway"]),
             *["--announce", str(self._announcement)],
@@ -163,11 +164,9 @@ class Supervisor:
         if found := await asyncio.to_thread(running, self._announcement):
             self._adopted = self._adopted or not self.owns
             return target_of(found)
-        if self._exit == EXIT_CONFIGURATION:
-            raise SupervisorError(f"the gateway's configuration: {self._tail()}")
-        if self._was_stopped():
-            raise SupervisorError("the gateway was stopped; start cortex-tui again")
-        await asyncio.sleep(self._pause())
+        if self._child is not None:
+            return await self._until_ready(self._child)
+        await asyncio.sleep(await asyncio.to_thread(self._pause))
         async with self._locked():
             if found := await asyncio.to_thread(running, self._announcement):
                 self._adopted = True
@@ -183,7 +182,7 @@ class Supervisor:
         found = await asyncio.to_thread(Announcement.read, self._announcement)
         if found is not None:
             await asyncio.to_thread(stop, found)
-        self._child = None
+        self._child, self._exit = None, 0
 
     def _was_stopped(self) -> bool:
         """Seen before and ended well: a crash leaves its announcement behind."""
@@ -205,8 +204,12 @@ class Supervisor:
         """Seconds to wait before the next start.
 
         Raises:
-            SupervisorError: it has crashed too often.
+            SupervisorError: it must not be started again.
         """
+        if self._exit == EXIT_CONFIGURATION:
+            raise SupervisorError(f"the gateway's configuration: {self._tail()}")
+        if self._was_stopped():
+            raise SupervisorError("the gateway was stopped; start cortex-tui again")
         now = self._clock()
         while self._starts and now - self._starts[0] > RESTART_WINDOW_S:
             self._starts.popleft()
@@ -237,24 +240,28 @@ class Supervisor:
         self._starts.append(self._clock())
         self._child = pid = await asyncio.to_thread(self._spawn)
         self._exit = None
+        return await self._until_ready(pid)
+
+    async def _until_ready(self, pid: int) -> Target:
         deadline = time.monotonic() + READY_DEADLINE_S
         while time.monotonic() < deadline:
             self._reap()
             if self._child is None:
+                tail = await asyncio.to_thread(self._tail)
                 raise SupervisorError(
-                    f"the gateway did not start (exit {self._exit}): {self._tail()}"
+                    f"the gateway did not start (exit {self._exit}): {tail}"
                 )
             found = await asyncio.to_thread(Announcement.read, self._announcement)
             if found is not None and found.pid == pid:
                 return target_of(found)
             await asyncio.sleep(POLL_S)
         raise SupervisorError(
-            f"the gateway is not ready after {READY_DEADLINE_S:.0f}s; see {log_path()}"
+            f"the gateway is not ready after {READY_DEADLINE_S:.0f}s; see {self._log}"
         )
 
     def _spawn(self) -> int:
         """Not by subprocess: its objects end, or warn of, a child that outlives us."""
-        log = log_path()
+        log = self._log
         if log.exists() and log.stat().st_size > LOG_LIMIT:
             log.replace(log.with_suffix(".log.1"))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -273,7 +280,7 @@ class Supervisor:
     def _tail(self) -> str:
         """The last line of its log: with an exception, what it says."""
         try:
-            lines = log_path().read_text(encoding="utf-8", errors="replace").split("\n")
+            lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError as error:
             return str(error)
         return next((line for line in reversed(lines) if line.strip()), "no output")
