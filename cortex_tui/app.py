@@ -162,7 +162,9 @@ class CortexApp(App[None]):
         self._show_keys()
 
     def refresh_fleet(self) -> None:
-        """Show the store as it is now."""
+        """Show the store as it is now; nothing once the console shuts down."""
+        if not self.is_running:
+            return
         now = self.options.now()
         self._shown = (self.store.version, int(now))
         if self.options.label is not None:
@@ -180,7 +182,8 @@ class CortexApp(App[None]):
 
     def _tick(self) -> None:
         self._ticks += 1
-        if not self.app_focus and self._ticks % BLURRED_EVERY:
+        away = not self.app_focus and self._ticks % BLURRED_EVERY
+        if away or not self.is_running:
             return
         now = self.options.now()
         self.store.expire(now)

@@ -77,7 +77,23 @@ def status(where: target.Target, *, as_json: bool, g: f.Glyphs) -> str:
         if store.models[row.key].state != "unloaded" or store.models[row.key].pinned
     ]
     models = _plain(rows.MODELS, _STATUS_MODELS, busy) if busy else ["no model loaded"]
-    return "\n".join([*head, "", *nodes, "", *models])
+    return "\n".join([*head, "", *nodes, "", *models, *_problems(snapshot)])
+
+
+def _problems(snapshot: schema.FleetSnapshot) -> list[str]:
+    """Why a node is away and a model failed, a line each after a blank one."""
+    lines = [
+        f"{node.name}: {node.reason}"
+        for node in snapshot.nodes
+        if node.reason and node.state != schema.NodeState.READY
+    ]
+    lines += [
+        f"{model.id} on {replica.node}: {replica.error}"
+        for model in snapshot.models
+        for replica in model.replicas
+        if replica.error
+    ]
+    return ["", *map(f.clean, lines)] if lines else []
 
 
 def models(where: target.Target, *, as_json: bool, g: f.Glyphs) -> str:

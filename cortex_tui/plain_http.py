@@ -84,5 +84,6 @@ def error_message(status: int, content: bytes) -> str:
     try:
         message = json.loads(content)["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        message = content.decode("utf-8", errors="replace").strip()[:200]
+        words = content.decode("utf-8", errors="replace").split()
+        message = " ".join(words)[:200]
     return str(message) or f"HTTP {status}"

@@ -27,6 +27,10 @@ class FakeGateway:
     target: Target = field(default_factory=lambda: Target("http://127.0.0.1:1"))
     actions: list[Action] = field(default_factory=list)
     refusal: str | None = None
+    page: str | None = None
+    """What is at the fleet's address instead of a fleet."""
+    outcome: dict[str, object] = field(default_factory=lambda: {"state": "done"})
+    """How its operations end."""
     last_event_ids: list[str | None] = field(default_factory=list)
     pieces: list[str] = field(default_factory=lambda: ["there", " was", " a fox"])
     piece_pause_s: float = 0.0
@@ -64,7 +68,7 @@ class FakeGateway:
         return response
 
     async def handle_fleet(self, request: web.Request) -> web.Response:
-        return web.json_response(text=self.snapshot.model_dump_json())
+        return web.json_response(text=self.page or self.snapshot.model_dump_json())
 
     async def handle_action(self, request: web.Request) -> web.Response:
         kind = request.path.rpartition("/")[2]
@@ -75,6 +79,22 @@ class FakeGateway:
             return web.json_response(envelope, status=409)
         operation = schema.Operation.model_validate(
             {"id": f"op-{len(self.actions)}", "kind": kind, **action.model_dump()}
+        )
+        return web.json_response(text=operation.model_dump_json())
+
+    async def handle_operation(self, request: web.Request) -> web.Response:
+        """Ended, as `outcome` says, by the time anybody asks."""
+        number = int(request.match_info["id"].removeprefix("op-"))
+        kind, action = self.actions[number - 1]
+        operation = schema.Operation.model_validate(
+            {
+                **action.model_dump(),
+                "id": f"op-{number}",
+                "kind": kind,
+                "created_at": 100.0,
+                "finished_at": 101.5,
+                **self.outcome,
+            }
         )
         return web.json_response(text=operation.model_dump_json())
 
@@ -102,6 +122,7 @@ class FakeGateway:
         app.router.add_get(schema.FLEET, self.handle_fleet)
         for path in (schema.LOAD, schema.UNLOAD, schema.PIN, schema.UNPIN):
             app.router.add_post(path, self.handle_action)
+        app.router.add_get(schema.OPERATION, self.handle_operation)
         app.router.add_post(routes.V1_COMPLETIONS, self.handle_prompt)
         app.router.add_post(routes.V1_CHAT_COMPLETIONS, self.handle_prompt)
         return app
