@@ -1,4 +1,4 @@
-"""The neuron of this very host: adopted where one runs, else started and kept up."""
+"""The neuron of this very host: used where one runs, else started and kept up."""
 
 import asyncio
 import contextlib
@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 45.0
 LOOK_S = 0.05
-ADOPTED_CHECK_S = 2.0
-ADOPTED_MISSES = 3
+CHECK_S = 2.0
+MISSES = 3
+"""Checks in a row after which somebody else's neuron counts as gone."""
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0
 """A neuron that ran this long starts the back-off anew when it dies."""
@@ -31,7 +32,11 @@ LOG_TAIL_BYTES = 8192
 
 
 class LocalNeuron:
-    """Supervises one `python -m neuron`; `client.endpoint` follows where it listens."""
+    """Supervises one `python -m neuron`; `client.endpoint` follows where it listens.
+
+    One that an earlier gateway of this user started, and left when it crashed, is
+    taken over. One that somebody else runs is used, and left running.
+    """
 
     def __init__(
         self,
@@ -45,77 +50,78 @@ class LocalNeuron:
         self._on_endpoint = on_endpoint
         self._on_trouble = on_trouble
         self._process: asyncio.subprocess.Process | None = None
+        self._pid: int | None = None
+        """Of the neuron that is this gateway's to stop."""
         self._announce = self._log = Path()
 
     async def run(self) -> None:
-        """Until cancelled: adopt or start, and start again when it is gone."""
+        """Until cancelled: take over, use or start one, and again when it is gone."""
         self._announce, self._log = await asyncio.to_thread(_files)
         failures = 0
         while True:
             began = time.monotonic()
-            if await self._adopt():
-                await self._while_adopted_answers()
-                self._on_trouble("the adopted neuron no longer answers")
-            else:
-                self._on_trouble(await self._run_own())
+            self._on_trouble(await self._run_once())
+            self._pid = None
+            self._set_endpoint("")
             if time.monotonic() - began > STEADY_S:
                 failures = 0
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
 
+    async def _run_once(self) -> str:
+        """Why the neuron that was taken over, used or started is gone."""
+        left = await asyncio.to_thread(Announcement.read, self._announce)
+        if left is not None and await self._pid_at(left.url) == left.pid:
+            log.info("taking over the neuron that runs at %s", left.url)
+            self._pid = left.pid
+            self._set_endpoint(left.url)
+            await _gone(left.pid)
+            return "the local neuron ended"
+        url = self._listen.url()
+        if self._listen.port and await self._pid_at(url):
+            log.info("using the neuron that runs at %s", url)
+            self._set_endpoint(url)
+            await self._while_answers(url)
+            return "the neuron of this host no longer answers"
+        return await self._run_own()
+
     async def stop(self) -> None:
-        """Stop what this started; an adopted one goes on."""
-        process = self._process
-        if process is None or process.returncode is not None:
+        """Stop what this started or took over."""
+        if self._pid is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        _signal(self._pid, signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_DEADLINE_S):
-                await process.wait()
+                await _gone(self._pid)
         except TimeoutError:
             log.error("the local neuron did not stop in %g s; killing", STOP_DEADLINE_S)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+                os.killpg(self._pid, signal.SIGKILL)
+        if self._process is not None:
+            await self._process.wait()
 
     def abandon(self) -> None:
         """Ask it to stop and do not wait: for a gateway that exits at once."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+        if self._pid is not None:
+            _signal(self._pid, signal.SIGTERM)
 
-    async def _adopt(self) -> bool:
-        """Whether a neuron answers where one announced itself, or where it should."""
-        urls = [self._listen.url()] if self._listen.port else []
-        announcement = await asyncio.to_thread(Announcement.read, self._announce)
-        if announcement and announcement.process_is_alive():
-            urls.insert(0, announcement.url)
-        for url in urls:
-            if await self._answers(url):
-                log.info("using the neuron that runs at %s", url)
-                self._set_endpoint(url)
-                return True
-        return False
-
-    async def _answers(self, url: str) -> bool:
-        """Whether it is a neuron that answers there: only those tell their pid."""
+    async def _pid_at(self, url: str) -> int | None:
+        """Of the neuron that answers at `url`; only neurons tell theirs."""
         try:
-            version = await NodeClient(self._client.session, url).version()
+            return (await NodeClient(self._client.session, url).version()).pid
         except (NodeError, ApiError):
-            return False
-        return version.pid is not None
+            return None
 
-    async def _while_adopted_answers(self) -> None:
+    async def _while_answers(self, url: str) -> None:
         misses = 0
-        while misses < ADOPTED_MISSES:
-            await asyncio.sleep(ADOPTED_CHECK_S)
-            misses = 0 if await self._answers(self._client.endpoint) else misses + 1
+        while misses < MISSES:
+            await asyncio.sleep(CHECK_S)
+            misses = 0 if await self._pid_at(url) else misses + 1
 
     async def _run_own(self) -> str:
         """Start one and wait for its end; returns why it ended."""
-        self._set_endpoint("")
         process = self._process = await self._start()
+        self._pid = process.pid
         ended = asyncio.create_task(process.wait())
         try:
             announced = await self._announcement_of(process, ended)
@@ -126,7 +132,6 @@ class LocalNeuron:
             code = await ended
         finally:
             ended.cancel()
-        self._set_endpoint("")
         what = "ended" if announced else "did not start"
         last_words = await asyncio.to_thread(_tail, self._log)
         return f"the local neuron {what} (exit {code}){last_words}"
@@ -166,6 +171,18 @@ class LocalNeuron:
     def _set_endpoint(self, url: str) -> None:
         self._client.endpoint = url
         self._on_endpoint(url)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+async def _gone(pid: int) -> None:
+    """Until there is no such process."""
+    announcement = Announcement(pid=pid)
+    while announcement.process_is_alive():  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_S)
 
 
 def _files() -> tuple[Path, Path]:

@@ -198,7 +198,29 @@ async def test_a_local_neuron_that_cannot_start_is_told_with_its_last_words(
                 assert (node.state, node.reason) == ("down", text)
 
 
-async def test_a_neuron_that_runs_is_adopted_and_left_running(home: Home) -> None:
+async def test_a_neuron_left_by_a_crashed_gateway_is_taken_over(home: Home) -> None:
+    environ = {"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
+    file = home.root / "run/cortex/neuron.json"
+    async with asyncio.timeout(DEADLINE_S):
+        with running_gateway(home, environ=environ) as gateway:
+            async with session(gateway) as http:
+                assert await chat(http)
+            gateway.popen.kill()
+            gateway.popen.wait()
+        left = Announcement.read(file)
+        assert left is not None
+        assert left.process_is_alive()
+        with running_gateway(home, environ=environ) as gateway:
+            async with session(gateway) as http:
+                async with http.get("/v1/models") as response:
+                    (model,) = (await response.json())["data"]
+                assert model["loaded"]
+                assert (await snapshot(http)).nodes[0].endpoint == left.url
+            assert gateway.stop() == 0
+        assert not left.process_is_alive()
+
+
+async def test_a_neuron_that_runs_is_used_and_left_running(home: Home) -> None:
     with running_neuron(home) as neuron:
         listen = neuron.url.removeprefix("http://")
         environ = {"CORTEX_LOCAL__LISTEN": listen}
