@@ -33,7 +33,8 @@ class LifeSigns:
     """Whether a worker that has work still gets on with it.
 
     An idle worker lives by its heartbeats. A busy one must also finish engine steps:
-    its loop can be well while its engine hangs.
+    its loop can be well while its engine hangs. Before its first heartbeat it is still
+    being started, which has a deadline of its own.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class LifeSigns:
         self._stall_s = stall_s
         self._clock = clock
         self._steps: int | None = None
-        self._alive_at = clock()
+        self._alive_at: float | None = None
         self._beat_at = clock()
 
     def beat(self, *, busy: bool = False, steps: int | None = None) -> None:
@@ -57,4 +58,6 @@ class LifeSigns:
         return self._clock() - self._beat_at
 
     def stalled(self, *, has_work: bool) -> bool:
-        return has_work and self._clock() - self._alive_at > self._stall_s
+        if self._alive_at is None or not has_work:
+            return False
+        return self._clock() - self._alive_at > self._stall_s

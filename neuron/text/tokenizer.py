@@ -69,10 +69,6 @@ class TextTokenizer:
             return bos_id if encoded and encoded[0] == bos_id else None
         return bos_id if wanted else None
 
-    @property
-    def vocab_size(self) -> int:
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
-
     def encode(self, text: str, *, add_bos: bool) -> list[int]:
         """Token ids; special tokens spelt out in `text` become themselves.
 

@@ -18,6 +18,7 @@ from neuron.worker.formats import (
     ChatFormat,
     CompletionFormat,
     Envelope,
+    Format,
     TokenWords,
     timings,
     usage,
@@ -47,12 +48,12 @@ class Exchange:
         self.times = Times(arrived=time.monotonic())
         self.prepared: GenerationRequest | None = None
         self.generation: Generation | None = None
-        self.outcome = ""
         chat = isinstance(body, ChatBody)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
-        self._format: ChatFormat | CompletionFormat = (
-            ChatFormat if chat else CompletionFormat
-        )(words, body.scored is not None)
+        scored = body.scored is not None
+        self._format: Format = (
+            ChatFormat(words, scored) if chat else CompletionFormat(words, scored)
+        )
         kind = self._format.CHUNK if body.stream else self._format.WHOLE
         self._envelope = Envelope.new(self.id, model.info.id, kind)
 
@@ -87,7 +88,6 @@ class Exchange:
 
     def whole(self, total: Delta) -> dict[str, Any]:
         assert self.generation is not None
-        self.outcome = total.finish_reason or ""
         return self._envelope.wrap(
             [self._format.whole(total)],
             usage=usage(self.generation),
@@ -96,22 +96,20 @@ class Exchange:
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
-        """One line at the end, saying how it ended."""
+        """One line at the end, saying how it ended; refusals are the middleware's."""
         try:
             yield
         except (asyncio.CancelledError, ClientGoneError):
-            self.outcome = "client_gone"
+            self._log("client_gone")
             raise
         except ApiError as error:
-            self.outcome = error.code
+            if self.generation is not None:
+                self._log(error.code)
             raise
-        except BaseException as error:
-            self.outcome = f"{type(error).__name__}"
-            raise
-        finally:
-            self._log()
+        assert self.generation is not None
+        self._log(str(self.generation.finish_reason))
 
-    def _log(self) -> None:
+    def _log(self, outcome: str) -> None:
         spans = timings(self.times)
         generation = self.generation
         log.info(
@@ -119,7 +117,7 @@ class Exchange:
             " queue %s s, prefill %s s, decode %s s; total %.3f s",
             self.request.path,
             self.id,
-            self.outcome,
+            outcome,
             len(self.prepared.prompt_ids) if self.prepared else "-",
             generation.cached_tokens if generation else "-",
             generation.completion_tokens if generation else "-",

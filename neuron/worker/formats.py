@@ -12,6 +12,10 @@ from neuron.worker.generation import Delta, FinishReason, Generation, ScoredToke
 class Format(Protocol):
     """How one route words its answers."""
 
+    CHUNK: ClassVar[str]
+    WHOLE: ClassVar[str]
+    """`object` of a stream's chunks, and of a whole answer."""
+
     def opening(self) -> dict[str, Any] | None:
         """The choice that begins a stream, before any text."""
 
@@ -76,8 +80,8 @@ class TokenWords:
 class ChatFormat:
     """/v1/chat/completions."""
 
-    CHUNK: ClassVar = "chat.completion.chunk"
-    WHOLE: ClassVar = "chat.completion"
+    CHUNK: ClassVar[str] = "chat.completion.chunk"
+    WHOLE: ClassVar[str] = "chat.completion"
 
     def __init__(self, words: TokenWords, scored: bool) -> None:
         self._words = words
@@ -140,8 +144,8 @@ _LEAST = -9999.0
 class CompletionFormat:
     """/v1/completions."""
 
-    CHUNK: ClassVar = "text_completion"
-    WHOLE: ClassVar = "text_completion"
+    CHUNK: ClassVar[str] = "text_completion"
+    WHOLE: ClassVar[str] = "text_completion"
 
     def __init__(self, words: TokenWords, scored: bool) -> None:
         self._words = words

@@ -107,7 +107,6 @@ class Inference:
         with self._generation(exchange, ticket) as generation:
             await stream.send(exchange.opening())
             await self._send_deltas(exchange, generation, stream)
-        exchange.outcome = generation.finish_reason or ""
         return stream.response
 
     async def _send_deltas(

@@ -65,7 +65,7 @@ def test_while_it_recovers_requests_are_told_to_return(start: Start) -> None:
 
 
 def test_a_worker_that_hangs_at_work_is_replaced(start: Start) -> None:
-    with start(config="[limits]\nstall_s = 1.0\n") as neuron:
+    with start(config="[limits]\nstall_s = 2.0\n") as neuron:
         neuron.load()
         pid = neuron.worker_pid()
         with neuron.stream(LONG) as events:

@@ -29,9 +29,17 @@ def test_old_restarts_are_forgiven() -> None:
     assert policy.next_delay() is not None
 
 
+def test_a_worker_that_has_yet_to_beat_does_not_stall() -> None:
+    clock = Clock()
+    life = LifeSigns(10, clock)
+    clock.now += 60
+    assert not life.stalled(has_work=True)
+
+
 def test_an_idle_worker_does_not_stall() -> None:
     clock = Clock()
     life = LifeSigns(10, clock)
+    life.beat(busy=False)
     clock.now += 60
     assert not life.stalled(has_work=False)
     assert life.heartbeat_age == 60

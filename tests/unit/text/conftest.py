@@ -19,6 +19,9 @@ TEXT = [
     "def f(x):\n    return x  # spaces",
 ]
 
+VOCAB = 320
+"""Of the byte-level tokenizer, at most."""
+
 
 @pytest.fixture(scope="session")
 def fallback() -> TextTokenizer:
@@ -32,7 +35,7 @@ def byte_level() -> TextTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320,
+        vocab_size=VOCAB,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[AddedToken("<|end|>", special=True)],
         show_progress=False,

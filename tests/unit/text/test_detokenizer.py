@@ -5,6 +5,7 @@ from hypothesis import given, settings, strategies as st
 
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.tokenizer import TextTokenizer
+from tests.unit.text.conftest import VOCAB
 
 Texts = st.text(
     alphabet=st.one_of(
@@ -56,9 +57,7 @@ def test_continues_a_prompt_cut_anywhere(
 def test_any_byte_level_tokens_stream_like_one_decode(
     byte_level: TextTokenizer, data: st.DataObject
 ) -> None:
-    ids = data.draw(
-        st.lists(st.integers(0, byte_level.vocab_size - 1), max_size=30), label="ids"
-    )
+    ids = data.draw(st.lists(st.integers(0, VOCAB - 1), max_size=30), label="ids")
     assert "".join(stream(Detokenizer(byte_level), ids)) == byte_level.decode(ids)
 
 
@@ -102,9 +101,7 @@ def test_after_a_turns_end_text_begins_anew(fallback: TextTokenizer) -> None:
 
 
 def test_bytes_that_never_become_text_come_out(byte_level: TextTokenizer) -> None:
-    lone = next(
-        i for i in range(byte_level.vocab_size) if byte_level.decode([i]) == "\ufffd"
-    )
+    lone = next(i for i in range(VOCAB) if byte_level.decode([i]) == "\ufffd")
     detokenizer = Detokenizer(byte_level)
     emitted = "".join(detokenizer.feed(lone) for _ in range(100))
     assert emitted == "\ufffd" * 99
