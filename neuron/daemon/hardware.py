@@ -53,10 +53,13 @@ class Hardware:
         await self.refresh()
 
     async def watch(self) -> None:
-        """Sample until cancelled."""
+        """Sample until cancelled; what fails leaves the last sample standing."""
         while True:
             await asyncio.sleep(SAMPLE_INTERVAL_S)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:
+                log.exception("the hardware cannot be sampled")
 
     async def refresh(self) -> None:
         """Sample now."""

@@ -174,8 +174,9 @@ class _Daemon:
             try:
                 if await self._catalogue.refresh():
                     self._events.publish("models on disk changed", kind="node")
-            except OSError as error:
-                log.warning("cannot scan the model folders: %s", error)
+            except Exception:
+                # What is loaded is served all the same.
+                log.exception("the model folders cannot be scanned")
 
     async def _load_defaults(self, manager: ModelManager) -> None:
         for default in self._config.default_models:
