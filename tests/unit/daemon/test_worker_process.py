@@ -3,12 +3,8 @@
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from neuron.daemon.worker_process import WorkerProcess
 from neuron.ipc import LoadFailed, Report, WorkerSpec
-
-pytestmark = pytest.mark.allow_blocking
 
 
 async def test_a_load_that_fails_is_reported_and_its_log_kept(tmp_path: Path) -> None:
