@@ -134,18 +134,18 @@ class Attention:
 
     def _grouped(self, spans: Sequence[Span]) -> list[Sequence[Span]]:
         """Cut up so that the scratch of each group fits, as far as that can be."""
+        count, longest = spans[0].count, max(span.used for span in spans)
+        if count <= PASS and self._fits(len(spans), count, longest):
+            return [spans]
         if len(spans) > 1:
-            if self._fits(spans):
-                return [spans]
             middle = len(spans) // 2
             return self._grouped(spans[:middle]) + self._grouped(spans[middle:])
-        span = spans[0]
-        step = PASS
-        while step > 1 and not self._fits([Span(span.start, step, span.table)]):
+        span, step = spans[0], PASS
+        while step > 1 and not self._fits(1, step, longest):
             step //= 2
         return [
-            [Span(span.start + done, min(step, span.count - done), span.table)]
-            for done in range(0, span.count, step)
+            [Span(span.start + done, min(step, count - done), span.table)]
+            for done in range(0, count, step)
         ]
 
     def _tiles(self, count: int) -> tuple[int, int]:
@@ -154,11 +154,11 @@ class Attention:
         rows = min(size, self._sizes.tile)
         return size // rows, rows
 
-    def _fits(self, spans: Sequence[Span]) -> bool:
-        tiles, rows = self._tiles(spans[0].count)
-        longest = max(span.used for span in spans)
-        numbers = len(spans) * longest * tiles * rows * self._config.kv_heads
-        return numbers * max(PAGE, self._config.head_dim) <= SCRATCH
+    def _fits(self, spans: int, count: int, pages: int) -> bool:
+        config = self._config
+        tiles, rows = self._tiles(count)
+        numbers = spans * pages * tiles * rows * config.kv_heads
+        return numbers * max(PAGE, config.head_dim) <= SCRATCH
 
     def _batch(self, spans: Sequence[Span], row: int) -> _Batch:
         config = self._config
@@ -213,12 +213,14 @@ class Attention:
         """[spans, 1, tokens · group or 1, context]: 0 where a token is seen or -inf."""
         length = batch.scores.shape[-1]
         many, count, _, group, _ = batch.shape
-        start = np.array([span.start for span in spans])
-        position = start[:, None] + np.arange(count)
-        if count > 1:
-            position = position.repeat(group, axis=1)
+        rows: int | NDArray[np.intp] = spans[0].start
+        if many * count > 1:
+            start = np.array([span.start for span in spans])
+            rows = (start[:, None] + np.arange(count)).repeat(
+                group if count > 1 else 1, axis=1
+            )
         for window, table in self._masks.items():
-            mask = table[:, :length][position]
+            mask = table[:, :length][rows]
             batch.masks[window] = mask.reshape(many, 1, -1, length)
 
     def _array(self, name: str, shape: tuple[int, ...]) -> Floats:

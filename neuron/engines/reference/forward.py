@@ -97,13 +97,17 @@ class Forward:
 
 def _places(spans: Sequence[Span]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Position and page of every token."""
-    tokens = [
-        (position, span.table.pages[position // PAGE])
+    positions = [
+        position
         for span in spans
         for position in range(span.start, span.start + span.count)
     ]
-    positions, pages = np.array(tokens, np.intp).T
-    return positions, pages
+    pages = [
+        span.table.pages[position // PAGE]
+        for span in spans
+        for position in range(span.start, span.start + span.count)
+    ]
+    return np.array(positions, np.intp), np.array(pages, np.intp)
 
 
 def _trials(config: ModelConfig, layouts: Layouts) -> Iterator[Floats]:
