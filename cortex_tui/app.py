@@ -175,7 +175,11 @@ class CortexApp(App[None]):
         self._show_keys()
 
     async def action_quit(self) -> None:
-        self.perform("quit")
+        """Close what is open; from the fleet itself, leave."""
+        if isinstance(self.screen, Dialog):
+            self.screen.action_cancel()
+        else:
+            self.perform("quit")
 
     def _connect(self) -> None:
         self.run_worker(self.session.run(), group="session", name="session")

@@ -32,12 +32,12 @@ class LineWidget(Widget):
 
     def tone(self, tone: Tone | str) -> Style:
         """The style of a tone, or of a component class named in full."""
-        if not tone:
-            return Style.null()
-        if tone in TONES:
+        name = tone
+        if tone in TONES or not tone:
             name = "tone--muted" if self.dimmed else f"tone--{tone}"
-            return self.get_component_rich_style(name, partial=True)
-        return self.get_component_rich_style(tone, partial=True)
+        if name == "tone--":
+            return Style.null()
+        return self.get_component_rich_style(name, partial=True)
 
     def strip(self, spans: Iterable[tuple[str, str]], under: Style) -> Strip:
         """One line exactly as wide as the widget; `under` lies below each span."""

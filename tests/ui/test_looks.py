@@ -1,11 +1,12 @@
 """SVG snapshots of the screens: `--snapshot-update` records, after a look at each."""
 
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
 from textual.pilot import Pilot
 
-from cortex_tui.app import CortexApp, Options
+from cortex_tui.app import TICK_S, CortexApp, Options
 from services.schema import FleetSnapshot
 from tests.ui import fleets
 from tests.ui.consoles import gateway_in_a_thread, shows_the_fleet, until
@@ -41,9 +42,21 @@ def looks_the_same(
             await pilot.press(*press)
             if then is not None:
                 await then(pilot)
-            await pilot.pause()
+            await settle(pilot)
 
         return compare(app, terminal_size=size, run_before=prepare)
+
+
+async def settle(pilot: Pilot[None]) -> None:
+    """Until a tick has passed and nothing moves any more."""
+    before = ""
+    while True:
+        await pilot.pause(TICK_S * 1.5)
+        # Rich scopes its style names by a number that differs from picture to picture.
+        after = re.sub(r"terminal-\d+", "", pilot.app.export_screenshot())
+        if after == before:
+            return
+        before = after
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
