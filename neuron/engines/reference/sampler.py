@@ -97,32 +97,33 @@ class Sampler:
         draw = float(self._random.random())
         ids, weights = candidates(adjusted, params)
         sums = np.cumsum(weights)
-        index = int(np.searchsorted(sums, draw * sums[-1], side="right"))
-        return int(ids[min(index, len(ids) - 1)])
+        last = np.searchsorted(sums, sums[-1])  # that has any weight
+        index = np.searchsorted(sums, draw * sums[-1], side="right")
+        return int(ids[min(index, last)])
 
 
 def candidates(adjusted: Doubles, params: SamplingParams) -> tuple[Ids, Doubles]:
     """Tokens left by temperature, top_k, top_p and min_p, and their weights.
 
-    Likeliest first, equals by lowest id; in id order where nothing was cut off. Each
-    filter keeps a prefix of that order, so the shortest prefix is kept by all.
+    Likeliest first, equals by lowest id; in id order where only min_p cuts. Each filter
+    keeps a prefix of the former order, so the shortest prefix is kept by all.
     """
-    scaled = (adjusted - adjusted.max()) / params.temperature
-    count = len(scaled)
-    if 0 < params.top_k < count:
+    with np.errstate(over="ignore"):  # a temperature near 0 leaves one token
+        scaled = (adjusted - adjusted.max()) / params.temperature
+    if 0 < params.top_k < len(scaled):
         ids = _largest(scaled, params.top_k)
-    elif params.top_p < 1:
-        ids = _enough(scaled, params.top_p)
+        weights = np.exp(scaled[ids])
+        whole = weights.sum()
     else:
         weights = np.exp(scaled)
-        if params.min_p > 0:
+        if params.top_p == 1:
             likely = np.flatnonzero(weights >= params.min_p)
             return likely, weights[likely]
-        return np.arange(count), weights
-    weights = np.exp(scaled[ids])
+        whole = weights.sum()
+        ids = _enough(weights, params.top_p * whole)
+        weights = weights[ids]
     kept = len(ids)
     if params.top_p < 1:
-        whole = weights.sum() if params.top_k else np.exp(scaled).sum()
         sums = np.cumsum(weights)
         kept = min(kept, int(np.searchsorted(sums, params.top_p * whole)) + 1)
     if params.min_p > 0:
@@ -154,14 +155,12 @@ def _largest(values: Doubles, count: int) -> Ids:
     return order
 
 
-def _enough(scaled: Doubles, share: float) -> Ids:
-    """The largest, in order, at least as many as hold that share of the whole."""
-    weights = np.exp(scaled)
-    wanted = share * weights.sum()
+def _enough(weights: Doubles, wanted: float) -> Ids:
+    """The largest, in order: so many that they add up to `wanted`, and some more."""
     count = _FIRST_GUESS
-    while count < len(scaled):
-        ids = _largest(scaled, count)
+    while count < len(weights):
+        ids = _largest(weights, count)
         if weights[ids].sum() >= wanted:
             return ids
         count *= 8
-    return _largest(scaled, len(scaled))
+    return _largest(weights, len(weights))

@@ -68,18 +68,19 @@ def assert_same(found: Mapping[int, float], wanted: Mapping[int, float]) -> None
         assert found[token] == pytest.approx(probability, rel=1e-9)
 
 
-PARAMS = st.builds(
-    SamplingParams,
-    temperature=st.sampled_from([0.3, 0.77, 1.0, 1.9]),
-    top_k=st.integers(0, 14),
-    top_p=st.sampled_from([0.05, 0.33, 0.71, 0.93, 1.0]),
-    min_p=st.sampled_from([0.0, 0.013, 0.21, 0.87, 1.0]),
-)
+def params_with(top_k: st.SearchStrategy[int]) -> st.SearchStrategy[SamplingParams]:
+    return st.builds(
+        SamplingParams,
+        temperature=st.sampled_from([0.3, 0.77, 1.0, 1.9]),
+        top_k=top_k,
+        top_p=st.sampled_from([0.05, 0.33, 0.71, 0.93, 1.0]),
+        min_p=st.sampled_from([0.0, 0.013, 0.21, 0.87, 1.0]),
+    )
 
 
 @given(
     st.lists(st.integers(-9, 9), min_size=1, max_size=14),
-    PARAMS,
+    params_with(st.integers(0, 14)),
 )
 def test_candidates_follow_the_definitions(
     values: list[int], params: SamplingParams
@@ -91,13 +92,20 @@ def test_candidates_follow_the_definitions(
 
 
 @settings(max_examples=15, deadline=None)
-@given(PARAMS, st.integers(0, 99))
+@given(params_with(st.sampled_from([0, 7, 900, 6000])), st.integers(0, 99))
 def test_candidates_of_a_large_vocabulary(params: SamplingParams, seed: int) -> None:
     spread = 1 + seed % 4
     logits = np.random.default_rng(seed).normal(0, spread, 5000).astype(np.float32)
     assert_same(
         distribution(logits, params), plain_distribution(logits.tolist(), params)
     )
+
+
+def test_a_temperature_near_zero_is_greedy() -> None:
+    ids, weights = candidates(
+        LOGITS[:4].astype(np.float64), SamplingParams(temperature=5e-324)
+    )
+    assert ids[weights > 0].tolist() == [1]
 
 
 def test_equals_are_kept_by_lowest_id() -> None:
