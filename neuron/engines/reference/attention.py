@@ -18,7 +18,7 @@ from neuron.engines.reference.config import ModelConfig
 from neuron.engines.reference.tiles import TILE, Floats, RowSizes
 
 SCRATCH: Final = 1 << 22
-"""Numbers in the scratch of one batch, unless a single tile needs more."""
+"""Numbers in either scratch array, unless a single token needs more."""
 
 PASS: Final = 32
 """Tokens of a prompt that attend together: the earlier ones then need not pass over

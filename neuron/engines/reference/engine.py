@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import ClassVar
 
 from neuron.engines.base import (
@@ -25,15 +26,23 @@ from neuron.models.info import ModelInfo
 from neuron.protocol.types import EngineInfo, LoadPlan, LoadRequest
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model in memory."""
+
+    spec: LoadSpec
+    vocab: int
+    forward: Forward
+    scheduler: Scheduler
+
+
 class ReferenceEngine:
     """Llama-family models on any host; deterministic, and the same in any batch."""
 
     name: ClassVar[str] = "reference"
 
     def __init__(self) -> None:
-        self._spec: LoadSpec | None = None
-        self._forward: Forward | None = None
-        self._scheduler: Scheduler | None = None
+        self._loaded: _Loaded | None = None
 
     @classmethod
     def probe(cls) -> EngineInfo:
@@ -84,7 +93,7 @@ class ReferenceEngine:
             LoadCancelledError: `cancelled()` became true between two tensors.
             EngineError: the directory cannot be loaded, or one is loaded already.
         """
-        if self._forward is not None:
+        if self._loaded is not None:
             raise EngineError("a model is loaded already", code="already_loaded")
         if spec.cache_mode != CACHE_MODE:
             raise EngineError(
@@ -96,19 +105,16 @@ class ReferenceEngine:
         with _named_errors(spec.info.id):
             config = read_config(spec.info.path)
             source = open_model(spec.info.path)
-            weights = Loader(source, config, progress, cancelled).load()
             forward = Forward(
                 config,
-                weights,
+                Loader(source, config, progress, cancelled).load(),
                 pages=pages,
                 context=spec.max_seq_len,
                 rows=max(CHUNK, spec.slots),
                 wanted=spec.slots,
             )
-        self._spec = spec
-        self._vocab = config.vocab
-        self._forward = forward
-        self._scheduler = Scheduler(forward, PagePool(pages), spec.slots)
+        scheduler = Scheduler(forward, PagePool(pages), spec.slots)
+        self._loaded = _Loaded(spec, config.vocab, forward, scheduler)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -116,44 +122,42 @@ class ReferenceEngine:
         Raises:
             EngineError: it can never fit, a value is out of range, or its id is in use.
         """
-        spec, scheduler = self._spec, self._loaded()
-        assert spec is not None
-        check_request(request, self._vocab, spec)
-        if scheduler.knows(request.id):
+        loaded = self._require()
+        check_request(request, loaded.vocab, loaded.spec)
+        if loaded.scheduler.knows(request.id):
             raise EngineError(
                 f"request {request.id!r} is running already", code="invalid_value"
             )
-        scheduler.add(request)
+        loaded.scheduler.add(request)
 
     def cancel(self, request_id: str) -> None:
         """Forget a request, queued or running; no event follows. Any id is fine."""
-        if self._scheduler is not None:
-            self._scheduler.remove(request_id)
+        if self._loaded is not None:
+            self._loaded.scheduler.remove(request_id)
 
     def step(self) -> list[EngineEvent]:
         """One decode step and one prefill chunk, for whoever is due."""
-        return self._loaded().step()
+        return self._require().scheduler.step()
 
     def has_work(self) -> bool:
         """Whether another step would do something."""
-        return self._scheduler is not None and self._scheduler.has_work()
+        return self._loaded is not None and self._loaded.scheduler.has_work()
 
     def stats(self) -> EngineStats:
         """From counters only; any thread may ask."""
-        scheduler = self._scheduler
-        return EngineStats() if scheduler is None else scheduler.stats()
+        loaded = self._loaded
+        return EngineStats() if loaded is None else loaded.scheduler.stats()
 
     def unload(self) -> None:
         """Give the memory back; requests still there are forgotten."""
-        forward, self._forward = self._forward, None
-        self._scheduler = self._spec = None
-        if forward is not None:
-            forward.close()
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.forward.close()
 
-    def _loaded(self) -> Scheduler:
-        if self._scheduler is None:
+    def _require(self) -> _Loaded:
+        if self._loaded is None:
             raise EngineError("no model is loaded", code="not_loaded")
-        return self._scheduler
+        return self._loaded
 
 
 @contextmanager

@@ -47,6 +47,8 @@ def plan_load(
         "cache": pages * PAGE * per_token,
         "scratch": _scratch_bytes(config, slots, max_seq_len),
     }
+    # The copies that loading makes are gone before there is a cache.
+    parts["scratch"] = max(parts["scratch"], _loading_bytes(config) - parts["cache"])
     need = sum(parts.values())
     reason = None
     if memory.ram_available is not None and need > memory.ram_available:
@@ -105,6 +107,11 @@ def _defaults(request: LoadRequest, context: int, room: int | None) -> tuple[int
 def _weight_bytes(config: ModelConfig) -> int:
     embedding = _FLOAT * config.vocab * config.hidden
     return embedding + Layouts.of(config).nbytes(config.layers)
+
+
+def _loading_bytes(config: ModelConfig) -> int:
+    """The largest matrix dequantized, put together, and padded."""
+    return 3 * max(layout.nbytes for layout in Layouts.of(config))
 
 
 def _scratch_bytes(config: ModelConfig, slots: int, max_seq_len: int) -> int:

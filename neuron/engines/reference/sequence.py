@@ -42,10 +42,6 @@ class Sequence:
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_tokens
 
-    @property
-    def is_prefilled(self) -> bool:
-        return self.computed >= self.prompt_tokens
-
     def take_pages(self, pool: PagePool) -> bool:
         """Hold all pages the request can need, cached ones first; False if too few.
 

@@ -76,8 +76,10 @@ def panelize(weight: Floats, into: Floats | None = None) -> Floats:
     layout = Layout.of(*weight.shape)
     if into is None:
         into = np.empty(layout.nbytes // 4, np.float32)
-    padded = np.zeros((layout.padded_inputs, layout.padded_outputs), np.float32)
-    padded[: layout.inputs, : layout.outputs] = weight
+    padded = weight
+    if weight.shape != (layout.padded_inputs, layout.padded_outputs):
+        padded = np.zeros((layout.padded_inputs, layout.padded_outputs), np.float32)
+        padded[: layout.inputs, : layout.outputs] = weight
     cut = padded.reshape(layout.blocks, layout.depth, layout.panels, WIDTH)
     panels = into.reshape(layout.blocks, layout.panels, 1, layout.depth, WIDTH)
     panels[:, :, 0] = cut.transpose(0, 2, 1, 3)

@@ -2,9 +2,9 @@
 
 What can be folded into a matrix is: the weight of the norm before it (times √inputs,
 since the forward pass divides by the root of the sum and not of the mean), and the
-1/√head_dim of attention into the queries. The gate is negated, because silu begins
-with exp(-x). Query and key columns are reordered so that
-the two numbers RoPE turns together lie side by side; scores do not change by it.
+1/√head_dim of attention into the queries. The gate is negated, because silu begins with
+exp(-x). Query and key columns are reordered so that the two numbers RoPE turns together
+lie side by side; scores do not change by it.
 """
 
 import math
@@ -171,7 +171,7 @@ class Loader:
         linear = self._source.linear(key, outputs)
         if linear.in_features != inputs:
             raise _unfit(key, f"{linear.in_features} input features", inputs)
-        if (linear.bias is not None) > bias:
+        if linear.bias is not None and not bias:
             raise UnsupportedModelError(f"{key} has a bias, which this model must not")
         weight = _dequantized(linear)
         if not bias:
