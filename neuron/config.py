@@ -1,51 +1,18 @@
 """neuron.toml."""
 
-import ipaddress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from neuron.protocol import paths
+from neuron.protocol.address import Address, Listen
 from neuron.protocol.config_file import ConfigModel, Loaded, load
 from neuron.protocol.routes import DEFAULT_PORT
+from neuron.protocol.types import LoadRequest
 
 NAME = "neuron.toml"
 ENV_PREFIX = "NEURON_"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Host and port of a listener; port 0 is any free one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`host:port`, `[v6]:port`, `:port` or `host`.
-
-        Raises:
-            ValueError: it is none of these.
-        """
-        if "]" not in text and text.count(":") > 1:
-            raise ValueError(f"'{text}': write an IPv6 address as [::1]:13131")
-        host, colon, port = text.rpartition(":")
-        if not colon or port.endswith("]"):
-            host, port = text, str(DEFAULT_PORT)
-        if not port.isdecimal() or int(port) > 65535:
-            raise ValueError(f"'{text}': the port must be a number from 0 to 65535")
-        return cls(host.strip("[]") or "127.0.0.1", int(port))
-
-    @property
-    def is_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
 
 
 class Limits(ConfigModel):
@@ -60,38 +27,32 @@ class Limits(ConfigModel):
     stall_s: float = Field(default=120, gt=0)
     """A worker that has work and shows no life for this long is killed."""
     load_timeout_s: float = Field(default=1800, gt=0)
-    max_body_mb: int = Field(default=32, ge=1)
+    """How long a load may take."""
+    max_body_mb: int = Field(default=64, ge=1)
+    """The largest request body, in MiB."""
 
 
-class DefaultModel(ConfigModel):
-    """A model to load at start; fields as in `POST /models/load`."""
+class DefaultModel(LoadRequest):
+    """A model to load at start."""
 
-    model: str
-    engine: str | None = None
-    devices: list[int] | None = None
-    max_seq_len: int | None = Field(default=None, ge=1)
-    cache_mode: str | None = None
-    cache_tokens: int | None = Field(default=None, ge=1)
-    slots: int | None = Field(default=None, ge=1)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NeuronConfig(ConfigModel):
     """Everything neuron.toml may say."""
 
-    listen: str = f"127.0.0.1:{DEFAULT_PORT}"
+    listen: Listen = f"127.0.0.1:{DEFAULT_PORT}"
+    """Where the API is served."""
     auth: Literal["none"] | None = None
     """`"none"` is the consent that listening beyond loopback asks for."""
     models_dirs: list[Path] = Field(
         default_factory=lambda: [paths.data_dir() / "models"]
     )
+    """Folders of model folders, `name` or `org/name`; the bundled model is always
+    there."""
     default_models: list[DefaultModel] = Field(default_factory=list)
+    """Loaded at start, one after the other."""
     limits: Limits = Limits()
-
-    @field_validator("listen")
-    @classmethod
-    def _listen_is_an_address(cls, value: str) -> str:
-        Address.parse(value)
-        return value
 
     @field_validator("models_dirs")
     @classmethod

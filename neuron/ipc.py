@@ -32,7 +32,7 @@ class WorkerSpec(Wire):
     socket: Path
     max_queue: int = 64
     queue_wait_s: float = 60
-    max_body_bytes: int = 32 * 1024 * 1024
+    max_body_bytes: int = 64 * 1024 * 1024
     log_level: str = "INFO"
 
 

@@ -3,7 +3,6 @@
 Every key here does something; any other key is an error with file and line.
 """
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from neuron.protocol import config_file, paths, routes
+from neuron.protocol.address import Address, Listen
 from neuron.protocol.config_file import ConfigError, ConfigModel
 from services.schema import DEFAULT_METRICS_PORT, DEFAULT_PORT
 
@@ -24,53 +24,10 @@ LOCAL_NODE = "local"
 OFF = "off"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: a host name or IP address, and a port (0: any free one)."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """`HOST:PORT`, or `[IPV6]:PORT`.
-
-        Raises:
-            ValueError: it is neither.
-        """
-        host, colon, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError("should be HOST:PORT, such as 127.0.0.1:31313")
-        return cls(host, int(port))
-
-    @property
-    def is_loopback(self) -> bool:
-        return is_loopback(self.host)
-
-    def url(self, port: int | None = None) -> str:
-        """`http://host:port`, with the port that was really bound."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port if port is None else port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` names this very machine and nothing else."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _listen(text: str) -> str:
-    Address.parse(text)
-    return text
-
-
 def _listen_or_off(text: str) -> str:
-    return text if text == OFF else _listen(text)
+    if text != OFF:
+        Address.parse(text)
+    return text
 
 
 def _endpoint(text: str) -> str:
@@ -82,7 +39,6 @@ def _endpoint(text: str) -> str:
     return text.rstrip("/")
 
 
-Listen = Annotated[str, AfterValidator(_listen)]
 Seconds = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -91,10 +47,11 @@ class GatewaySection(ConfigModel):
     """`[gateway]`."""
 
     listen: Listen = f"127.0.0.1:{DEFAULT_PORT}"
+    """Where the API is served."""
     metrics_listen: Annotated[str, AfterValidator(_listen_or_off)] = (
         f"127.0.0.1:{DEFAULT_METRICS_PORT}"
     )
-    """`off` serves no metrics."""
+    """Where Prometheus finds its metrics; `off` serves none."""
     auth: Literal["none"] | None = None
     """`none` says that whoever reaches the port may use it."""
     drain_s: Annotated[float, Field(ge=0)] = 30
@@ -108,13 +65,16 @@ class GatewaySection(ConfigModel):
     response_timeout_s: Seconds = 1800
     """How long a neuron may take to answer a request that does not stream."""
     max_body_mb: Annotated[int, Field(ge=1, le=1024)] = 64
+    """The largest request body, in MiB."""
 
 
 class NeuronSection(ConfigModel):
     """One `[[neurons]]`."""
 
     name: Name
+    """What the console and `place_on` call it."""
     endpoint: Annotated[str, AfterValidator(_endpoint)]
+    """Its URL, such as `http://atlas:13131`."""
     token: str | None = Field(default=None, min_length=1, repr=False)
     """Sent to this neuron as a bearer token."""
 
@@ -123,8 +83,10 @@ class LocalSection(ConfigModel):
     """`[local]`: the neuron on the gateway's own host."""
 
     neuron: Literal["auto", "on", "off"] = "auto"
-    """`auto`: on, unless `[[neurons]]` names others."""
+    """`on` runs a neuron on the gateway's own host; `auto` does so unless
+    `[[neurons]]` names others."""
     listen: Listen = f"127.0.0.1:{routes.DEFAULT_PORT}"
+    """Where it is looked for, and where it is made to listen."""
 
 
 class CortexConfig(ConfigModel):
@@ -150,15 +112,21 @@ class ModelEntry(ConfigModel):
     """One `[[models]]`: how this model is to be run."""
 
     id: Name
+    """As `/v1/models` names it."""
     pinned: bool = False
     """Nothing but an operator unloads it."""
     place_on: tuple[str, ...] = ()
     """Nodes that may load it; empty: any that has it on disk."""
     engine: str | None = None
+    """Default: the neuron's first engine that can serve it."""
     max_seq_len: Annotated[int, Field(ge=1)] | None = None
+    """Longest context, in tokens. Default: what the model was trained for."""
     slots: Annotated[int, Field(ge=1)] | None = None
+    """Requests that decode at once. Default: the engine's."""
     cache_mode: str | None = None
+    """How keys and values are kept. Default: the engine's."""
     cache_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Size of the KV cache. Default: `slots` times `max_seq_len`."""
 
 
 class CatalogueFile(ConfigModel):

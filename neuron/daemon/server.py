@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from neuron.config import Address, NeuronConfig
+from neuron.config import NeuronConfig
 from neuron.daemon.api import NeuronApi
 from neuron.daemon.catalogue import SCAN_INTERVAL_S, Catalogue
 from neuron.daemon.events import EventLog
@@ -22,9 +22,9 @@ from neuron.daemon.hardware import Hardware
 from neuron.daemon.manager import ModelManager
 from neuron.daemon.nvml import Nvml
 from neuron.protocol import paths
+from neuron.protocol.address import Address
 from neuron.protocol.announce import Announcement
 from neuron.protocol.errors import ApiError
-from neuron.protocol.types import LoadRequest
 from neuron.web import error_middleware
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ def _listener(address: Address) -> socket.socket:
     family, *_, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio turns Nagle's algorithm off: tokens are small.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
@@ -180,9 +181,8 @@ class _Daemon:
 
     async def _load_defaults(self, manager: ModelManager) -> None:
         for default in self._config.default_models:
-            request = LoadRequest.model_validate(default.model_dump())
             try:
-                instance, _ = await manager.load(request)
+                instance, _ = await manager.load(default)
                 await instance.ready()
             except ApiError as error:
                 log.error("default model %s: %s", default.model, error)

@@ -170,14 +170,22 @@ class LoadRequest(Wire):
     """POST /models/load and /models/plan; what is absent takes the engine's default."""
 
     model: str
+    """Its id in GET /models."""
     engine: str | None = None
+    """Default: the first one that can serve it."""
     devices: list[int] | None = None
+    """Indexes of the GPUs to use."""
     max_seq_len: int | None = Field(default=None, ge=1)
+    """Longest context, in tokens. Default: what the model was trained for."""
     cache_mode: str | None = None
+    """How keys and values are kept."""
     cache_tokens: int | None = Field(default=None, ge=1)
-    """KV cache of the whole instance, in tokens; default `slots * max_seq_len`."""
+    """KV cache of the whole instance, in tokens. Default: `slots` times
+    `max_seq_len`."""
     slots: int | None = Field(default=None, ge=1)
+    """Requests that decode at once."""
     draft: str | None = None
+    """Model that drafts for this one."""
 
 
 class LoadPlan(Wire):

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Self
 
+from neuron.protocol.address import Address
 from neuron.protocol.errors import ApiError
 from services import config
 from services.config import LOCAL_NODE, NeuronSection, Settings
@@ -132,7 +133,7 @@ class Fleet:
             node.problem = text
             self.state.events.add("error", "node", text, node=LOCAL_NODE)
 
-        listen = config.Address.parse(self.settings.config.local.listen)
+        listen = Address.parse(self.settings.config.local.listen)
         client = self.clients[LOCAL_NODE]
         self.local = LocalNeuron(listen, client, endpoint, trouble)
         self._supervise("local neuron", self.local.run)

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neuron.protocol import paths
+from neuron.protocol.address import Address
 from neuron.protocol.announce import Announcement
 from neuron.protocol.errors import ApiError
-from services.config import Address
 from services.fleet.client import NodeClient, NodeError
 
 log = logging.getLogger(__name__)

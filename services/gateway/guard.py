@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from neuron.protocol.address import is_loopback
 from neuron.protocol.errors import ApiError
-from services.config import is_loopback
 
 ADMIN_PREFIX = "/admin/"
 _SAFE_METHODS = frozenset({"GET", "HEAD"})

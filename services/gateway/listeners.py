@@ -8,7 +8,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from services.config import OFF, Address
+from neuron.protocol.address import Address
+from services.config import OFF
 from services.gateway.app import make_app, make_metrics_app
 from services.gateway.context import Gateway
 

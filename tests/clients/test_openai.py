@@ -1,0 +1,96 @@
+"""The official OpenAI client against a real gateway, neuron and worker."""
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.support.processes import Process, running_gateway, temporary_home
+
+MODEL = "tinystories-15m"
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Process]:
+    with (
+        temporary_home() as home,
+        running_gateway(
+            home, environ={"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
+        ) as process,
+    ):
+        yield process
+
+
+@pytest.fixture
+def client(gateway: Process) -> Iterator[openai.OpenAI]:
+    base_url = f"{gateway.url}/v1"
+    with openai.OpenAI(base_url=base_url, api_key="x", max_retries=0) as client:
+        yield client
+
+
+def test_lists_the_model(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).object == "model"
+
+
+def test_chats(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Once upon a time"}],
+        max_completion_tokens=24,
+        temperature=0,
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert len((answer.choices[0].message.content or "").split()) > 10
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 24
+
+
+def test_streams_the_same_words(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Once upon a time"}],
+        max_tokens=24,
+        temperature=0,
+    )
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Once upon a time"}],
+        max_tokens=24,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert len([piece for piece in pieces if piece]) > 10
+    assert chunks[-1].usage == whole.usage
+
+
+def test_completes_text(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model=MODEL, prompt="Lily had a red ball.", max_tokens=8, seed=1
+    )
+    assert answer.choices[0].text
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 8
+
+
+def test_says_which_model_would_have_been_right(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.chat.completions.create(
+            model="nope", messages=[{"role": "user", "content": "hi"}]
+        )
+    assert refused.value.code == "model_not_found"
+    assert MODEL in str(refused.value)
+
+
+def test_says_which_field_is_wrong(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hi"}],
+            temperature=-1,
+        )
+    assert refused.value.param == "temperature"

@@ -1,0 +1,118 @@
+"""The README's tables of configuration keys, from the models that read them.
+
+`python -m tests.support.config_reference` writes them into the README.
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from neuron.config import NeuronConfig
+from services.config import CatalogueFile, CortexConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- configuration keys -->", "<!-- end of configuration keys -->"
+FILES: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("cortex.toml", CortexConfig),
+    ("models.toml", CatalogueFile),
+    ("neuron.toml", NeuronConfig),
+)
+
+
+def tables() -> str:
+    """One Markdown table a file."""
+    parts = []
+    for name, model in FILES:
+        rows = [f"| `{name}` | Default | |", "|---|---|---|"]
+        rows += [" | ".join(("", *row, "")).strip() for row in _rows(model, "")]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _rows(model: type[BaseModel], table: str) -> Iterator[tuple[str, str, str]]:
+    nested = []
+    docstrings = _docstrings(model)
+    for name, field in model.model_fields.items():
+        inner, many = _section(field)
+        if inner is not None:
+            nested.append((f"[[{name}]]" if many else f"[{name}]", inner))
+            continue
+        text = " ".join(docstrings[name].split()).rstrip(".")
+        yield f"`{table} {name}`".replace("` ", "`"), _default(field), text
+    for header, inner in nested:
+        yield from _rows(inner, header)
+
+
+def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """The string under each field, inherited fields included."""
+    found = {}
+    for base in reversed(model.__mro__):
+        if issubclass(base, BaseModel) and base.__module__.split(".")[0] != "pydantic":
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            assert isinstance(tree, ast.ClassDef)
+            for field, after in pairwise(tree.body):
+                if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr):
+                    text = ast.literal_eval(after.value)
+                    found[ast.unparse(field.target)] = text
+    return found
+
+
+def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
+    """The section that a field holds, and whether it may hold several."""
+    if _is_section(field.annotation):
+        return field.annotation, False
+    for argument in get_args(field.annotation):
+        if _is_section(argument):
+            return argument, True
+    return None, False
+
+
+def _is_section(annotation: object) -> "TypeIs[type[BaseModel]]":
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    home = str(Path.home())
+    match value:
+        case None | () | []:
+            return "–"
+        case str():
+            return f'`"{value}"`'
+        case bool():
+            return f"`{str(value).lower()}`"
+        case [*paths]:
+            return ", ".join(f"`{str(path).replace(home, '~')}`" for path in paths)
+        case _:
+            return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def with_tables(readme: str) -> str:
+    """The README's text with the tables as they are now.
+
+    Raises:
+        ValueError: the README has no place for them.
+    """
+    block = f"{BEGIN}\n\n{tables()}\n\n{END}"
+    pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
+    replaced, count = re.subn(pattern, lambda _: block, readme, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{README} has {count} places for the configuration keys")
+    return replaced
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text("utf-8")), encoding="utf-8")

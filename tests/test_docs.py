@@ -1,0 +1,57 @@
+"""The README says what is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cortex_tui import actions, cli
+from neuron.protocol import routes
+from services import schema
+from tests.support import config_reference
+
+README = config_reference.README.read_text(encoding="utf-8")
+ROOT = config_reference.README.parent
+
+
+def test_configuration_keys() -> None:
+    assert config_reference.with_tables(README) == README, (
+        "run python -m tests.support.config_reference"
+    )
+
+
+@pytest.mark.parametrize("action", actions.ACTIONS, ids=lambda action: action.id)
+def test_every_key(action: actions.Action) -> None:
+    table = README.partition("## The console")[2].partition("\n## ")[0]
+    assert f"`{action.label}`" in table
+
+
+def test_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    commands = capsys.readouterr().out.partition("\ncommands:")[2]
+    section = README.partition("## The command line")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^cortex-tui ([a-z]+)", section, re.MULTILINE))
+    assert documented == set(re.findall(r"^    ([a-z]+) ", commands, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "route",
+    sorted(
+        {
+            value
+            for module in (routes, schema)
+            for value in vars(module).values()
+            if isinstance(value, str) and re.fullmatch(r"/[a-z0-9/{}_]+", value)
+        }
+    ),
+)
+def test_every_route(route: str) -> None:
+    section = README.partition("## HTTP")[2].partition("\n## ")[0]
+    last = route.rsplit("/", 1)[1]
+    assert f"`{route}`" in section or f"`{last}`" in section or f" {route}`" in section
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
+def test_links_lead_somewhere(target: str) -> None:
+    assert target.startswith("https://") or (ROOT / Path(target)).exists()
