@@ -4,9 +4,7 @@ Imported after the first frame, because aiohttp is slow to import.
 """
 
 import asyncio
-import getpass
 import json
-import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,11 +41,6 @@ class Piece:
     text: str = ""
     finish: str | None = None
     completion_tokens: int | None = None
-
-
-def operator_name() -> str:
-    """Who acts, as the audit trail shall have it: `user@host`."""
-    return f"{getpass.getuser()}@{socket.gethostname()} (console)"
 
 
 class GatewayClient:

@@ -27,11 +27,8 @@ class Glyphs:
     unknown: str
     select: str
     rule: str
-    to: str
     dot: str
     ellipsis: str
-    up: str
-    down: str
     bar: str
     """Fillings of one cell of a bar, from the thinnest to the full one."""
     bar_empty: str
@@ -53,11 +50,8 @@ UNICODE = Glyphs(
     unknown="–",
     select="▌",
     rule="─",
-    to="→",
     dot="·",
     ellipsis="…",
-    up="▲",
-    down="▼",
     bar="▏▎▍▌▋▊▉█",
     bar_empty="·",
     spark=" ▁▂▃▄▅▆▇█",
@@ -77,11 +71,8 @@ ASCII = Glyphs(
     unknown="-",
     select=">",
     rule="-",
-    to="->",
     dot="-",
     ellipsis="~",
-    up="^",
-    down="v",
     bar="#",
     bar_empty=".",
     spark=" .:|#",

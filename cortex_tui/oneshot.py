@@ -3,15 +3,14 @@
 They are also the accessible way in: no screen to draw, words beside every glyph.
 """
 
-import getpass
 import json
-import socket
 import sys
 import time
 from collections.abc import Callable
 from typing import Final, Literal
 
 from cortex_tui import format as f, plain_http, rows, table, target
+from cortex_tui.identity import operator_name
 from cortex_tui.plain_http import Refused
 from cortex_tui.store import FleetStore
 from services import schema
@@ -150,7 +149,7 @@ def begin(
         model=model,
         node=node,
         wait=False,
-        by=f"{getpass.getuser()}@{socket.gethostname()} (cortex-tui {verb})",
+        by=operator_name(f"cortex-tui {verb}"),
     )
     body = action.model_dump_json(exclude_none=True)
     return _operation(plain_http.request(where, "POST", _ROUTES[verb], body))

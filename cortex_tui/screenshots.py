@@ -22,8 +22,9 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from cortex_tui.app import CortexApp, Options
-from cortex_tui.client import GatewayClient, operator_name
+from cortex_tui.client import GatewayClient
 from cortex_tui.dialogs.test import TestDialog
+from cortex_tui.identity import operator_name
 from services import schema
 
 NOW = 1_760_000_000.0
@@ -68,7 +69,7 @@ class Normalised:
         )
 
     def event(self, event: schema.FleetEvent) -> schema.FleetEvent:
-        text = event.text.replace(operator_name(), "op@laptop (console)")
+        text = event.text.replace(operator_name("console"), "op@laptop (console)")
         self._first_seq = self._first_seq or event.seq
         when = NOW - 60 + 4 * (event.seq - self._first_seq)
         return event.model_copy(update={"time": when, "text": text})

@@ -12,6 +12,7 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
+from cortex_tui.identity import operator_name
 from cortex_tui.plain_http import Refused, Unreachable
 from cortex_tui.store import FleetStore, Link
 
@@ -66,13 +67,13 @@ class Session:
 
     async def run(self) -> None:
         """Follow the gateway until cancelled; never ends by itself."""
-        await asyncio.to_thread(self._import)
         failures = 0
         while True:
             try:
+                await asyncio.to_thread(self._prepare)
                 self.target = await self._locate()
                 await self._follow(self.target)
-            except (Unreachable, Refused) as error:
+            except (Unreachable, Refused, OSError) as error:
                 failures = 0 if self.store.link is Link.LIVE else failures + 1
                 pause = RETRY_S[min(failures, len(RETRY_S) - 1)]
                 self.store.lost(str(error), self._now() + pause)
@@ -94,13 +95,14 @@ class Session:
             Unreachable: no answer.
             Refused: the gateway will not do it.
         """
-        from cortex_tui.client import operator_name
         from services.schema import ModelAction
 
         pending = self.store.begin(verb, model, self._now())
-        by = await asyncio.to_thread(operator_name)
-        action = ModelAction(model=model, node=node, wait=False, drain_s=drain_s, by=by)
         try:
+            by = await asyncio.to_thread(operator_name, "console")
+            action = ModelAction(
+                model=model, node=node, wait=False, drain_s=drain_s, by=by
+            )
             operation = await self._connected().act(verb, action)
         except BaseException:
             self.store.refused(pending)
@@ -135,9 +137,14 @@ class Session:
             raise Unreachable("not connected to a gateway")
         return self._client
 
-    def _import(self) -> None:
+    def _prepare(self) -> None:
+        """Import what is heavy, and make the user's folders; nothing the second time.
+
+        Raises:
+            OSError: a folder is somebody else's, or cannot be written.
+        """
         importlib.import_module("cortex_tui.client")
-        if self._attach is None:
+        if self._attach is None and self._supervisor is None:
             from cortex_tui.supervisor import Supervisor
 
             self._supervisor = Supervisor(config=self._config)

@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from cortex_tui import format as f, rows
 from cortex_tui.actions import ACTIONS, Action, Situation
-from cortex_tui.screens.plan import MIN_HEIGHT, MIN_WIDTH, Plan, plan
+from cortex_tui.screens.plan import MIN_HEIGHT, MIN_WIDTH, WIDE, Plan, plan
 from cortex_tui.store import FleetStore, Link
 from cortex_tui.widgets.chart import Chart, pulse
 from cortex_tui.widgets.key_bar import KeyBar
@@ -71,7 +71,9 @@ class FleetScreen(Screen[None]):
         super().__init__()
         self.store = store
         self.glyphs = glyphs
+        self.gateway_label = "local"
         self.query_text = ""
+        self._problem = ""
         self._plan: Plan | None = None
         self._front = {"main": "models", "bottom": "events"}
 
@@ -125,26 +127,31 @@ class FleetScreen(Screen[None]):
     def sync(self, now: float) -> None:
         """Show the store as it is; only what changed is painted."""
         store, g = self.store, self.glyphs
-        self._arrange()
-        stale = store.link is Link.LOST
-        for panel in self.query(Panel):
-            panel.dim(stale)
-        self.status.sync(store, self.gateway_label, now, g)
-        self.problem.display = stale and bool(store.problem)
-        self.problem.update(f.clean(store.problem or ""))
-        self.nodes.set_rows(
-            rows.node_rows(store, g, now, expand="device" in self.nodes.shows)
-        )
+        nodes = rows.node_rows(store, g, now, expand=self.size.width >= WIDE)
+        self._arrange(len(nodes))
+        self._show_link(now)
+        self.nodes.set_rows(nodes)
         self.models.set_rows(rows.model_rows(store, g, now, self.query_text))
         self.requests.set_rows(rows.request_rows(store, g, now))
         self.events.set_rows([rows.event_row(e) for e in reversed(store.events)])
         self._label_panels()
         self._draw_figures(now)
 
-    gateway_label = "local"
-
     def show_keys(self, actions: Sequence[Action], situation: Situation) -> None:
         self.keys.keys(actions, situation)
+
+    def _show_link(self, now: float) -> None:
+        """Is there a connection, and if not, why; what is old steps back."""
+        store = self.store
+        lost = store.link is Link.LOST
+        for panel in self.query(Panel):
+            panel.dim(lost)
+        self.status.sync(store, self.gateway_label, now, self.glyphs)
+        problem = f.clean(store.problem or "") if lost else ""
+        if problem != self._problem:
+            self._problem = problem
+            self.problem.update(problem)
+            self.problem.display = bool(problem)
 
     def _label_panels(self) -> None:
         store = self.store
@@ -182,9 +189,9 @@ class FleetScreen(Screen[None]):
         if self.is_mounted:
             self.app.refresh_fleet()
 
-    def _arrange(self) -> None:
+    def _arrange(self, nodes: int) -> None:
         width, height = self.size
-        new = plan(width, height, len(self.store.nodes), len(self.store.models))
+        new = plan(width, height, nodes, len(self.store.models))
         if new == self._plan:
             return
         self._plan = new

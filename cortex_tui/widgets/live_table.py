@@ -73,11 +73,6 @@ class LiveTable(Panel):
         return max(1, self.size.height - self._first_line)
 
     @property
-    def shows(self) -> set[str]:
-        """Keys of the columns that fit."""
-        return {column.key for column, _ in self._layout}
-
-    @property
     def note(self) -> str:
         """Its label, else `3-9 of 31` where not every row is visible."""
         if self._note or len(self._rows) <= self.page:
@@ -106,12 +101,6 @@ class LiveTable(Panel):
     def move(self, step: int) -> None:
         """Select the row `step` further down, as far as there are rows."""
         self._select(self._cursor + step)
-
-    def move_to(self, key: str) -> None:
-        """Select the row with that key, if it is there."""
-        for index, row in enumerate(self._rows):
-            if row.key == key:
-                self._select(index)
 
     def clear_selection(self) -> None:
         """Back to the first row, without a message."""

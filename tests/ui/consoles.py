@@ -32,6 +32,14 @@ class Console:
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
 
+    async def select(self, model: str) -> None:
+        """Go down to the model's row."""
+        models = self.app.fleet.models
+        await self.press("g")
+        while models.selected != model:
+            assert models.cursor + 1 < len(models.rows), f"no {model}"
+            await self.press("j")
+
     def text(self, selector: str) -> str:
         """What a widget shows, line by line, without trailing blanks."""
         return text_of(self.app.screen.query_one(selector))

@@ -81,7 +81,7 @@ async def test_load_on_the_best_node_takes_two_keys() -> None:
 
 async def test_load_on_a_chosen_node() -> None:
     async with console(fleets.big()) as c:
-        c.app.fleet.models.move_to("deepseek-r1-32b")
+        await c.select("deepseek-r1-32b")
         await c.press("l", "j", "j", "enter")
         await c.until(lambda: c.asked() == ["load"])
         assert c.gateway.actions[0][1].node == "boreas"
@@ -118,7 +118,7 @@ async def test_a_refused_load_says_why_and_is_not_pending() -> None:
 
 async def test_unload_of_an_idle_model_asks_on_one_line() -> None:
     async with console(fleets.big()) as c:
-        c.app.fleet.models.move_to("phi-4-14b")
+        await c.select("phi-4-14b")
         await c.press("u")
         assert "unload phi-4-14b from castor?" in c.key_line()
         assert c.asked() == []
@@ -130,7 +130,7 @@ async def test_unload_of_an_idle_model_asks_on_one_line() -> None:
 @pytest.mark.parametrize("key", ["n", "escape", "j", "u"])
 async def test_anything_but_y_is_a_no(key: str) -> None:
     async with console(fleets.big()) as c:
-        c.app.fleet.models.move_to("phi-4-14b")
+        await c.select("phi-4-14b")
         await c.press("u", key, "y")
         await c.pilot.pause()
         assert c.asked() == []
@@ -139,7 +139,7 @@ async def test_anything_but_y_is_a_no(key: str) -> None:
 
 async def test_unload_of_a_busy_model_offers_cancel_first() -> None:
     async with console(fleets.big()) as c:
-        c.app.fleet.models.move_to("llama-3.3-70b")
+        await c.select("llama-3.3-70b")
         await c.press("u")
         assert isinstance(c.app.screen, ChoiceDialog)
         assert "1 running, 0 waiting" in c.text("#choices")
@@ -152,7 +152,7 @@ async def test_unload_of_a_busy_model_offers_cancel_first() -> None:
 @pytest.mark.parametrize(("key", "drain_s"), [("d", 600.0), ("x", 0.0)])
 async def test_unload_drains_or_cuts_as_chosen(key: str, drain_s: float) -> None:
     async with console(fleets.big()) as c:
-        c.app.fleet.models.move_to("llama-3.3-70b")
+        await c.select("llama-3.3-70b")
         await c.press("u", key)
         await c.until(lambda: c.asked() == ["unload"])
         assert c.gateway.actions[0][1].drain_s == drain_s
@@ -161,7 +161,7 @@ async def test_unload_drains_or_cuts_as_chosen(key: str, drain_s: float) -> None
 
 async def test_pin_then_undo() -> None:
     async with console(fleets.big()) as c:
-        c.app.fleet.models.move_to("llama-3.3-70b")
+        await c.select("llama-3.3-70b")
         await c.press("p")
         await c.until(lambda: "pinned llama-3.3-70b" in c.key_line())
         await c.press("z")
@@ -171,7 +171,7 @@ async def test_pin_then_undo() -> None:
 
 async def test_p_unpins_what_is_pinned() -> None:
     async with console(fleets.big()) as c:
-        c.app.fleet.models.move_to("qwen3-32b")
+        await c.select("qwen3-32b")
         await c.until(lambda: "p unpin" in c.key_line())
         await c.press("p")
         await c.until(lambda: c.asked() == ["unpin"])
@@ -179,7 +179,7 @@ async def test_p_unpins_what_is_pinned() -> None:
 
 async def test_the_selection_stays_with_its_model_when_rows_move() -> None:
     async with console(fleets.big()) as c:
-        c.app.fleet.models.move_to("deepseek-r1-32b")
+        await c.select("deepseek-r1-32b")
         ready = fleets.model("deepseek-r1-32b", ModelState.READY, "atlas")
         c.gateway.delta(FleetDelta(models=[ready]))
         await c.until(lambda: "ready" in row_of(c, "deepseek-r1-32b"))
