@@ -78,6 +78,7 @@ class CortexApp(App[None]):
             config=options.config,
             now=options.now,
             view=options.view,
+            tell=lambda text: self.say(text, "warn"),
         )
         self.fleet = FleetScreen(self.store, self.glyphs)
         self.commands = Commands(self)

@@ -125,6 +125,8 @@ def _check_combination(
         parser.error("--serve goes with neither a command nor --attach")
     if (arguments.command or arguments.serve) and arguments.readonly:
         parser.error("--readonly belongs to the console")
+    if arguments.serve and arguments.ascii:
+        parser.error("--ascii is for what draws; --serve does not")
     if arguments.command == "stop" and arguments.attach:
         parser.error("stop ends the gateway of this host; --attach has no say in it")
     if not arguments.serve:

@@ -50,6 +50,7 @@ class Session:
         config: Path | None = None,
         now: Callable[[], float] = time.time,
         view: View | None = None,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.store = store
         self.target: Target | None = attach
@@ -57,6 +58,7 @@ class Session:
         self._config = config
         self._now = now
         self._view = view
+        self._tell = tell
         self._client: GatewayClient | None = None
         self._supervisor: Supervisor | None = None
 
@@ -158,9 +160,12 @@ class Session:
         if self.store.gateway is None:
             self.store.connecting("starting the gateway")
         try:
-            return await self._supervisor.locate()
+            target = await self._supervisor.locate()
         except SupervisorError as error:
             raise Unreachable(str(error)) from error
+        if self._config is not None and not self.owns_gateway:
+            self._tell(f"a gateway was running already: {self._config} is not in force")
+        return target
 
     async def _follow(self, target: Target) -> None:
         from cortex_tui.client import GatewayClient

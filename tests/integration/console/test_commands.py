@@ -115,6 +115,7 @@ def test_nobody_at_that_address(home: Home) -> None:
         (["--serve", "status"], "neither a command"),
         (["--listen", "127.0.0.1:1"], "needs --serve"),
         (["--readonly", "status"], "belongs to the console"),
+        (["--serve", "--ascii"], "for what draws"),
         (["--attach", "gpu7", "stop"], "gateway of this host"),
         (["--config", "x.toml", "status"], "started here"),
         ([], "needs a terminal"),

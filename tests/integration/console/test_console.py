@@ -83,6 +83,15 @@ def test_two_consoles_share_one_gateway_and_the_second_just_leaves(home: Home) -
         assert after.pid == gateway.pid
 
 
+def test_a_configuration_that_comes_too_late_is_not_ignored(home: Home) -> None:
+    config = home.root / "other.toml"
+    config.write_text("")
+    with no_gateway_left(home), terminal(home) as first:
+        first.wait_for(MODEL)
+        with terminal(home, "--config", str(config)) as second:
+            second.wait_for("other.toml is not in force")
+
+
 def test_stopping_what_it_started(home: Home) -> None:
     with no_gateway_left(home), terminal(home) as console:
         console.wait_for(MODEL)
