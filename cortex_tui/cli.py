@@ -185,14 +185,14 @@ def _console(arguments: argparse.Namespace) -> int:
 
 
 def _stop() -> int:
-    from cortex_tui import supervisor
+    from cortex_tui import local_gateway
 
     try:
-        announcement = supervisor.running()
+        announcement = local_gateway.running()
         if announcement is None:
             return _fail(UNREACHABLE, "no gateway runs on this host")
-        supervisor.stop(announcement)
-    except supervisor.SupervisorError as error:
+        local_gateway.stop(announcement)
+    except local_gateway.LocalGatewayError as error:
         return _fail(REFUSED, str(error))
     print(f"stopped the gateway (pid {announcement.pid})")
     return OK
@@ -235,17 +235,16 @@ def _local() -> Target:
     Raises:
         Unreachable: none has announced itself, or it is gone.
     """
-    from cortex_tui import supervisor
+    from cortex_tui import local_gateway
     from cortex_tui.plain_http import Unreachable
-    from neuron.protocol.announce import Announcement
 
-    announcement = Announcement.read(supervisor.announcement_path())
-    if announcement is None or not announcement.process_is_alive():
+    announcement = local_gateway.announced()
+    if announcement is None:
         raise Unreachable(
             "no gateway runs on this host; start one with `cortex-tui` or "
             "`cortex-tui --serve`, or name another with --attach URL"
         )
-    return supervisor.target_of(announcement)
+    return local_gateway.target_of(announcement)
 
 
 def _plain_glyphs(arguments: argparse.Namespace) -> bool:

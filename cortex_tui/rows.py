@@ -31,7 +31,7 @@ NODES = (
 
 MODELS = (
     Column("pin", "", 1, 1),
-    Column("model", "MODEL", 18, 1, flex=200),
+    Column("model", "MODEL", 18, 1, flex=200, keep_end=True),
     Column("state", "STATE", 13, 2),
     Column("node", "NODE", 9, 3),
     Column("format", "FORMAT", 9, 9),
@@ -49,7 +49,7 @@ MODELS = (
 REQUESTS = (
     Column("id", "ID", 6, 6),
     Column("client", "CLIENT", 12, 5),
-    Column("model", "MODEL", 14, 1, flex=200),
+    Column("model", "MODEL", 14, 1, flex=200, keep_end=True),
     Column("node", "NODE", 9, 7),
     Column("phase", "PHASE", 8, 2),
     Column("age", "AGE", 6, 3, "right"),

@@ -125,13 +125,13 @@ class Session:
         Raises:
             Unreachable: it does not end.
         """
-        from cortex_tui.supervisor import SupervisorError
+        from cortex_tui.local_gateway import LocalGatewayError
 
         if self._supervisor is None:
             raise Unreachable("this console is attached to a gateway elsewhere")
         try:
             await self._supervisor.stop()
-        except SupervisorError as error:
+        except LocalGatewayError as error:
             raise Unreachable(str(error)) from error
 
     def _connected(self) -> GatewayClient:
@@ -154,14 +154,14 @@ class Session:
     async def _locate(self) -> Target:
         if self._attach is not None:
             return self._attach
-        from cortex_tui.supervisor import SupervisorError
+        from cortex_tui.local_gateway import LocalGatewayError
 
         assert self._supervisor is not None
         if self.store.gateway is None:
             self.store.connecting("starting the gateway")
         try:
             target = await self._supervisor.locate()
-        except SupervisorError as error:
+        except LocalGatewayError as error:
             raise Unreachable(str(error)) from error
         if self._config is not None and not self.owns_gateway:
             self._tell(f"a gateway was running already: {self._config} is not in force")

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
 import sys
 import time
 from collections import deque
@@ -17,109 +16,24 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from cortex_tui import plain_http
+from cortex_tui.local_gateway import (
+    POLL_S,
+    LocalGatewayError,
+    announcement_path,
+    log_path,
+    running,
+    stop,
+    target_of,
+)
 from cortex_tui.target import Target
-from neuron.protocol import paths
 from neuron.protocol.announce import Announcement
 
 READY_DEADLINE_S: Final = 30.0
-STOP_DEADLINE_S: Final = 90.0
-HEALTH_TIMEOUT_S: Final = 3.0
-POLL_S: Final = 0.05
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 600.0
 BACKOFF_S: Final = (0.5, 30.0)
 EXIT_CONFIGURATION: Final = 2
 LOG_LIMIT: Final = 8 * 2**20
-
-
-class SupervisorError(Exception):
-    """There is no gateway, and why; the message is for the operator."""
-
-
-def announcement_path() -> Path:
-    """Where the gateway of this user and host announces itself."""
-    return paths.runtime_dir() / "gateway.json"
-
-
-def log_path() -> Path:
-    """Where a gateway started by a console writes."""
-    return paths.log_dir() / "gateway.log"
-
-
-def target_of(announcement: Announcement) -> Target:
-    return Target(announcement.url, announcement.socket)
-
-
-def running(path: Path | None = None) -> Announcement | None:
-    """The announced gateway, if its process lives and answers.
-
-    Raises:
-        SupervisorError: it lives and does not answer.
-    """
-    announcement = Announcement.read(path or announcement_path())
-    if announcement is None or not _is_alive(announcement):
-        return None
-    try:
-        plain_http.request(
-            target_of(announcement), "GET", "/health", timeout=HEALTH_TIMEOUT_S
-        )
-    except plain_http.Unreachable as error:
-        raise SupervisorError(f"gateway (pid {announcement.pid}): {error}") from error
-    except plain_http.Refused:
-        pass  # An error status is an answer: it is there.
-    return announcement
-
-
-def stop(announcement: Announcement, deadline_s: float = STOP_DEADLINE_S) -> None:
-    """Ask the gateway to drain and end, and wait until it has.
-
-    Raises:
-        SupervisorError: it is not ours to stop, or still runs after `deadline_s`.
-    """
-    try:
-        os.kill(announcement.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return
-    except PermissionError as error:
-        raise SupervisorError(
-            f"the gateway (pid {announcement.pid}) belongs to another user"
-        ) from error
-    deadline = time.monotonic() + deadline_s
-    while not _has_ended(announcement.pid):
-        if time.monotonic() > deadline:
-            raise SupervisorError(
-                f"the gateway (pid {announcement.pid}) still drains after "
-                f"{deadline_s:.0f}s; see {log_path()}"
-            )
-        time.sleep(POLL_S)
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether `pid` runs no more; reaped here where it is a child of this process."""
-    try:
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return True
-    except ChildProcessError:
-        pass  # Somebody else's child: its existence is all that can be asked.
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return _is_zombie(pid)
-
-
-def _is_alive(announcement: Announcement) -> bool:
-    return announcement.process_is_alive() and not _is_zombie(announcement.pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Ended, and not yet reaped by whoever started it (Linux; elsewhere unknown)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[:1] == ["Z"]
 
 
 class Supervisor:
@@ -158,7 +72,7 @@ class Supervisor:
         after a growing pause and at most `RESTARTS` times in `RESTART_WINDOW_S`.
 
         Raises:
-            SupervisorError: there is none to be had, and why.
+            LocalGatewayError: there is none to be had, and why.
         """
         self._reap()
         if found := await asyncio.to_thread(running, self._announcement):
@@ -177,7 +91,7 @@ class Supervisor:
         """Stop the gateway that runs here.
 
         Raises:
-            SupervisorError: it does not end.
+            LocalGatewayError: it does not end.
         """
         found = await asyncio.to_thread(Announcement.read, self._announcement)
         if found is not None:
@@ -204,17 +118,17 @@ class Supervisor:
         """Seconds to wait before the next start.
 
         Raises:
-            SupervisorError: it must not be started again.
+            LocalGatewayError: it must not be started again.
         """
         if self._exit == EXIT_CONFIGURATION:
-            raise SupervisorError(f"the gateway's configuration: {self._tail()}")
+            raise LocalGatewayError(f"the gateway's configuration: {self._tail()}")
         if self._was_stopped():
-            raise SupervisorError("the gateway was stopped; start cortex-tui again")
+            raise LocalGatewayError("the gateway was stopped; start cortex-tui again")
         now = self._clock()
         while self._starts and now - self._starts[0] > RESTART_WINDOW_S:
             self._starts.popleft()
         if len(self._starts) > RESTARTS:
-            raise SupervisorError(
+            raise LocalGatewayError(
                 f"the gateway crashed {RESTARTS} times in "
                 f"{RESTART_WINDOW_S / 60:.0f} min (exit {self._exit}): {self._tail()}"
             )
@@ -230,7 +144,7 @@ class Supervisor:
             deadline = time.monotonic() + READY_DEADLINE_S + 10
             while not _try_lock(descriptor):
                 if time.monotonic() > deadline:
-                    raise SupervisorError(f"another process holds {self._lock}")
+                    raise LocalGatewayError(f"another process holds {self._lock}")
                 await asyncio.sleep(POLL_S)
             yield
         finally:
@@ -248,14 +162,14 @@ class Supervisor:
             self._reap()
             if self._child is None:
                 tail = await asyncio.to_thread(self._tail)
-                raise SupervisorError(
+                raise LocalGatewayError(
                     f"the gateway did not start (exit {self._exit}): {tail}"
                 )
             found = await asyncio.to_thread(Announcement.read, self._announcement)
             if found is not None and found.pid == pid:
                 return target_of(found)
             await asyncio.sleep(POLL_S)
-        raise SupervisorError(
+        raise LocalGatewayError(
             f"the gateway is not ready after {READY_DEADLINE_S:.0f}s; see {self._log}"
         )
 

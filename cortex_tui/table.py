@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cortex_tui.format import Align, cells, fit
+from cortex_tui.format import Align, cells, fit, middle
 
 Tone = Literal["", "strong", "muted", "good", "busy", "warn", "bad", "accent", "bar"]
 """What a piece of text means; the widget decides what that looks like."""
@@ -33,6 +33,8 @@ class Column:
     align: Align = "left"
     flex: int = 0
     """Cells it may grow by where width is left over; earlier columns go first."""
+    keep_end: bool = False
+    """Too long a text loses its middle: model names differ at their ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ def _draw_cell(
     used = sum(cells(text) for text, _ in content)
     if len(content) == 1 or used > width:
         text = "".join(text for text, _ in content)
+        if column.keep_end:
+            text = middle(text, width, ellipsis)
         yield fit(text, width, column.align, ellipsis), content[0][1]
         return
     padding = " " * (width - used)

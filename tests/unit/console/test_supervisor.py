@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cortex_tui import supervisor
-from cortex_tui.supervisor import Supervisor, SupervisorError
+from cortex_tui import local_gateway, supervisor
+from cortex_tui.local_gateway import LocalGatewayError
+from cortex_tui.supervisor import Supervisor
 from neuron.protocol.announce import Announcement
 from tests.support.processes import Home
 
@@ -37,7 +38,7 @@ async def child(code: str, clock: Clock | None = None) -> Supervisor:
 
 
 async def log_text() -> str:
-    return await asyncio.to_thread(lambda: supervisor.log_path().read_text())
+    return await asyncio.to_thread(lambda: local_gateway.log_path().read_text())
 
 
 def kill(pid: int | None) -> None:
@@ -47,7 +48,7 @@ def kill(pid: int | None) -> None:
 
 
 async def refusal(supervised: Supervisor) -> str:
-    with pytest.raises(SupervisorError) as caught:
+    with pytest.raises(LocalGatewayError) as caught:
         await supervised.locate()
     return str(caught.value)
 
@@ -120,22 +121,22 @@ async def test_what_is_started_has_a_session_and_a_log_of_its_own(
 
 def test_an_announcement_of_a_dead_process_counts_for_nothing(tmp_path: Path) -> None:
     path = tmp_path / "gateway.json"
-    assert supervisor.running(path) is None
+    assert local_gateway.running(path) is None
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
     Announcement(pid=pid, url="http://127.0.0.1:1").write(path)
     deadline = time.monotonic() + 10
-    while not supervisor._is_zombie(pid) and time.monotonic() < deadline:
+    while not local_gateway._is_zombie(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert supervisor.running(path) is None, "ended, though nobody has reaped it"
+    assert local_gateway.running(path) is None, "ended, though nobody has reaped it"
     os.waitpid(pid, 0)
-    assert supervisor.running(path) is None
+    assert local_gateway.running(path) is None
 
 
 def test_one_that_lives_and_does_not_answer_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "gateway.json"
     Announcement(pid=os.getpid(), url="http://127.0.0.1:1").write(path)
-    with pytest.raises(SupervisorError, match=rf"pid {os.getpid()}.*refused"):
-        supervisor.running(path)
+    with pytest.raises(LocalGatewayError, match=rf"pid {os.getpid()}.*refused"):
+        local_gateway.running(path)
 
 
 def started(handler: str) -> int:
@@ -159,14 +160,14 @@ def started(handler: str) -> int:
 
 def test_stop_waits_for_the_end() -> None:
     pid = started("lambda *_: exit(0)")
-    supervisor.stop(Announcement(pid=pid), deadline_s=10)
+    local_gateway.stop(Announcement(pid=pid), deadline_s=10)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    supervisor.stop(Announcement(pid=pid))
+    local_gateway.stop(Announcement(pid=pid))
 
 
 def test_stop_gives_up_in_words() -> None:
     pid = started("signal.SIG_IGN")
-    with pytest.raises(SupervisorError, match="still drains after"):
-        supervisor.stop(Announcement(pid=pid), deadline_s=0.1)
+    with pytest.raises(LocalGatewayError, match="still drains after"):
+        local_gateway.stop(Announcement(pid=pid), deadline_s=0.1)
     kill(pid)

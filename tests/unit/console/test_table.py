@@ -53,6 +53,14 @@ def test_cells_of_several_tones_keep_their_width() -> None:
     ]
 
 
+def test_long_model_names_keep_their_ends() -> None:
+    name = "org/Qwen2.5-Coder-32B-Instruct-exl2-6.0bpw"
+    row = Row("k", {"model": cell(name)})
+    drawn = "".join(text for text, _ in draw_row(lay_out(rows.MODELS, 58), row))
+    assert "…" in drawn
+    assert "6.0bpw " in drawn
+
+
 def test_plain_text_is_aligned_and_has_no_trailing_blanks() -> None:
     shown = [
         Row("1", {"name": cell("a"), "state": cell("ready"), "size": cell("7")}),
