@@ -32,7 +32,7 @@ READY_DEADLINE_S: Final = 30.0
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 600.0
 BACKOFF_S: Final = (0.5, 30.0)
-EXIT_CONFIGURATION: Final = 2
+EXIT_CANNOT_START: Final = 2
 LOG_LIMIT: Final = 8 * 2**20
 
 
@@ -120,8 +120,8 @@ class Supervisor:
         Raises:
             LocalGatewayError: it must not be started again.
         """
-        if self._exit == EXIT_CONFIGURATION:
-            raise LocalGatewayError(f"the gateway's configuration: {self._tail()}")
+        if self._exit == EXIT_CANNOT_START:
+            raise LocalGatewayError(f"the gateway cannot start: {self._tail()}")
         if self._was_stopped():
             raise LocalGatewayError("the gateway was stopped; start cortex-tui again")
         now = self._clock()

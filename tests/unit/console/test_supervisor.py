@@ -81,7 +81,7 @@ async def test_pauses_grow_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_wrong_configuration_is_not_tried_again() -> None:
     wrong = await child("import sys; print('cortex.toml:2: no'); sys.exit(2)")
     assert "cortex.toml:2: no" in await refusal(wrong)
-    assert await refusal(wrong) == "the gateway's configuration: cortex.toml:2: no"
+    assert await refusal(wrong) == "the gateway cannot start: cortex.toml:2: no"
     assert (await log_text()).count("no") == 1
 
 
