@@ -5,7 +5,7 @@ add; pages are summed in order. Hence a token's result depends on its own contex
 not on the batch, not on where its pages lie, not on how its prompt was cut up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -56,20 +56,33 @@ class _Piece:
 
 @dataclass(slots=True)
 class _Batch:
-    """Spans of one length that are attended together; arrays are views of scratch."""
+    """Spans of one length that are attended together; arrays are views of scratch, or
+    of what `plan` was given, so that a layer makes none."""
 
-    shape: tuple[int, int, int, int, int]
-    """(spans, tokens, kv_heads, group, head_dim)"""
-    rows: slice
-    """Of the qkv matrix."""
+    tokens: int
+    """Of each span."""
+    last_row: int
+    """Of the qkv matrix, plus one."""
+    source: Floats
+    """Of the queries: [spans, kv_heads, tokens, group, head_dim]."""
     queries: Floats
-    """[spans, kv_heads, tokens, group, head_dim]"""
+    """As `source`."""
     scores: Floats
     """[spans, kv_heads, tokens · group, context]"""
     scores_by_page: Floats
     """[spans, kv_heads, tokens · group, pages, PAGE]"""
+    totals: Floats
+    """[spans, kv_heads, tokens · group]"""
     mixed_by_page: Floats
     """[spans, pages, kv_heads, tiles, rows, head_dim]"""
+    mixed: Floats
+    """[spans, kv_heads, tiles, rows, head_dim]"""
+    dividend: Floats
+    """Of the result, as `source`."""
+    divisor: Floats
+    """Of the result: [spans, kv_heads, tokens, group, 1]."""
+    target: Floats
+    """Where the result goes, as `source`."""
     pieces: list[_Piece]
     blanks: list[Floats]
     """What shorter sequences leave of `mixed_by_page`."""
@@ -110,27 +123,31 @@ class Attention:
         """Put [tokens, 2, kv_heads, head_dim] where the tokens' pages are."""
         self._cache[layer][:, pages, :, offsets] = keys_values
 
-    def plan(self, spans: Sequence[Span]) -> None:
-        """Lay out one pass; all spans have the same number of tokens."""
+    def plan(self, spans: Sequence[Span], queries: Floats, attended: Floats) -> None:
+        """Lay out one pass over spans of equal length.
+
+        `run` will attend with `queries` and fill `attended`, both [rows, heads ·
+        head_dim]; they are taken for the same as long as they have as many rows.
+        """
         groups = self._grouped(spans)
         # While the same sequences decode within the same pages, only masks change.
         planned = [(s.table, s.used, s.count) for group in groups for s in group]
         if planned != self._planned:
             self._batches = []
             for group in groups:
-                row = self._batches[-1].rows.stop if self._batches else 0
-                self._batches.append(self._batch(group, row))
+                row = self._batches[-1].last_row if self._batches else 0
+                self._batches.append(self._batch(group, row, queries, attended))
             self._planned = planned
         for batch, group in zip(self._batches, groups, strict=True):
             self._set_masks(batch, group)
 
-    def run(self, layer: int, queries: Floats, attended: Floats) -> None:
-        """Attend as planned: both are [rows, heads · head_dim]."""
+    def run(self, layer: int) -> None:
+        """Attend as planned, over keys and values that are stored already."""
         window = self._config.windows[layer]
         for batch in self._batches:
             if len(self._batches) > 1:  # the others have used the same scratch
                 _clear(batch)
-            _attend(batch, layer, window, queries, attended)
+            _attend(batch, layer, batch.masks[window])
 
     def _grouped(self, spans: Sequence[Span]) -> list[Sequence[Span]]:
         """Cut up so that the scratch of each group fits, as far as that can be."""
@@ -160,48 +177,52 @@ class Attention:
         numbers = spans * pages * tiles * rows * config.kv_heads
         return numbers * max(PAGE, config.head_dim) <= SCRATCH
 
-    def _batch(self, spans: Sequence[Span], row: int) -> _Batch:
+    def _batch(
+        self, spans: Sequence[Span], row: int, queries: Floats, attended: Floats
+    ) -> _Batch:
         config = self._config
-        many, count = len(spans), spans[0].count
-        tiles, rows = self._tiles(count)
-        slots = count * config.group
+        many, count, group = len(spans), spans[0].count, config.group
+        kv_heads, size = config.kv_heads, config.head_dim
         longest = max(span.used for span in spans)
-        heads = (many, config.kv_heads, tiles, rows)
-        queries = self._array("queries", (*heads, config.head_dim))
-        scores = self._array("scores", (*heads, longest, PAGE))
-        flat = scores.reshape(many, config.kv_heads, -1, longest, PAGE)[:, :, :slots]
-        mixed = self._array(
-            "mixed", (many, longest, config.kv_heads, tiles, rows, config.head_dim)
-        )
-        by_page = scores.transpose(0, 4, 1, 2, 3, 5)
-        pieces = []
-        for index, span in enumerate(spans):
-            for at, page, length in span.table.runs(span.used):
-                held = self._cache[:, :, page : page + length, :, None]
-                keys, values = held[:, 0].swapaxes(-1, -2), held[:, 1]
-                pieces.append(
-                    _Piece(
-                        queries[index],
-                        keys,
-                        by_page[index, at : at + length],
-                        values,
-                        mixed[index, at : at + length],
-                    )
-                )
+        tiles, rows = self._tiles(count)
+        slots = count * group
+        padded_queries = self._array("queries", (many, kv_heads, tiles, rows, size))
+        scores = self._array("scores", (many, kv_heads, tiles, rows, longest, PAGE))
+        by_page = self._array("pages", (many, longest, kv_heads, tiles, rows, size))
+        mixed = self._array("mixed", (many, kv_heads, tiles, rows, size))
+        totals = self._array("totals", (many, kv_heads, slots))
+        last = row + many * count
+
+        def by_head(array: Floats) -> Floats:
+            split = array[row:last].reshape(many, count, kv_heads, group, size)
+            return split.transpose(0, 2, 1, 3, 4)
+
+        def in_use(array: Floats, *rest: int) -> Floats:
+            return array.reshape(many, kv_heads, -1, *rest)[:, :, :slots]
+
+        by_token = (many, kv_heads, count, group, size)
         batch = _Batch(
-            shape=(many, count, config.kv_heads, config.group, config.head_dim),
-            rows=slice(row, row + many * count),
-            queries=queries.reshape(many, config.kv_heads, -1, config.head_dim)[
-                :, :, :slots
-            ].reshape(many, config.kv_heads, count, config.group, -1),
-            scores=scores.reshape(many, config.kv_heads, -1, longest * PAGE)[
-                :, :, :slots
+            tokens=count,
+            last_row=last,
+            source=by_head(queries),
+            queries=in_use(padded_queries, size).reshape(by_token),
+            scores=in_use(scores, longest * PAGE),
+            scores_by_page=in_use(scores, longest, PAGE),
+            totals=totals,
+            mixed_by_page=by_page,
+            mixed=mixed,
+            dividend=in_use(mixed, size).reshape(by_token),
+            divisor=totals.reshape(*by_token[:-1], 1),
+            target=by_head(attended),
+            pieces=[
+                piece
+                for index, span in enumerate(spans)
+                for piece in self._pieces(
+                    span, padded_queries[index], scores[index], by_page[index]
+                )
             ],
-            scores_by_page=flat,
-            mixed_by_page=mixed,
-            pieces=pieces,
             blanks=[
-                mixed[index, span.used :]
+                by_page[index, span.used :]
                 for index, span in enumerate(spans)
                 if span.used < longest
             ],
@@ -209,10 +230,21 @@ class Attention:
         _clear(batch)
         return batch
 
+    def _pieces(
+        self, span: Span, queries: Floats, scores: Floats, mixed: Floats
+    ) -> Iterator[_Piece]:
+        """One for each run of neighbouring pages."""
+        scores = scores.transpose(3, 0, 1, 2, 4)
+        for index, page, length in span.table.runs(span.used):
+            held = self._cache[:, :, page : page + length, :, None]
+            part = slice(index, index + length)
+            keys, values = held[:, 0].swapaxes(-1, -2), held[:, 1]
+            yield _Piece(queries, keys, scores[part], values, mixed[part])
+
     def _set_masks(self, batch: _Batch, spans: Sequence[Span]) -> None:
         """[spans, 1, tokens · group or 1, context]: 0 where a token is seen or -inf."""
         length = batch.scores.shape[-1]
-        many, count, _, group, _ = batch.shape
+        many, count, group = len(spans), batch.tokens, self._config.group
         rows: int | NDArray[np.intp] = spans[0].start
         if many * count > 1:
             start = np.array([span.start for span in spans])
@@ -238,7 +270,7 @@ def scratch_numbers(config: ModelConfig, slots: int, context: int) -> int:
     decoding = slots * -(-config.group // TILE) * TILE
     rows = max(decoding, -(-PASS * config.group // TILE) * TILE) * config.kv_heads
     width = max(PAGE, config.head_dim)
-    return 2 * min(SCRATCH, rows * width * pages_for(context)) + rows * width
+    return 2 * min(SCRATCH, rows * width * pages_for(context)) + 3 * rows * width
 
 
 def _clear(batch: _Batch) -> None:
@@ -246,33 +278,21 @@ def _clear(batch: _Batch) -> None:
         blank.fill(0)
 
 
-def _attend(
-    batch: _Batch,
-    layer: int,
-    window: int | None,
-    queries: Floats,
-    attended: Floats,
-) -> None:
-    many, count, kv_heads, group, size = batch.shape
-    by_token = (many, count, kv_heads, group, size)
-    batch.queries[...] = queries[batch.rows].reshape(by_token).transpose(_BY_HEAD)
+def _attend(batch: _Batch, layer: int, mask: Floats) -> None:
+    batch.queries[...] = batch.source
     for piece in batch.pieces:
         np.matmul(piece.queries, piece.keys[layer], out=piece.scores)
     scores = batch.scores
-    scores += batch.masks[window]
+    scores += mask
     scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     for piece in batch.pieces:
         np.matmul(piece.scores, piece.values[layer], out=piece.mixed)
     # Page by page, because NumPy's own order over a row depends on its length.
-    total = np.add.reduce(np.add.reduce(batch.scores_by_page, axis=-2), axis=-1)
-    mixed = np.add.reduce(batch.mixed_by_page, axis=1)
-    by_head = (many, kv_heads, count, group, size)
-    np.divide(
-        mixed.reshape(many, kv_heads, -1, size)[:, :, : count * group].reshape(by_head),
-        total.reshape(many, kv_heads, count, group, 1),
-        out=attended[batch.rows].reshape(by_token).transpose(_BY_HEAD),
-    )
+    totals = np.add.reduce(batch.scores_by_page, axis=-2)
+    np.add.reduce(totals, axis=-1, out=batch.totals)
+    np.add.reduce(batch.mixed_by_page, axis=1, out=batch.mixed)
+    np.divide(batch.dividend, batch.divisor, out=batch.target)
 
 
 def _mask_table(context: int, window: int | None) -> Floats:

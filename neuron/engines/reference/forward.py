@@ -65,7 +65,7 @@ class Forward:
         positions, pages = _places(spans)
         offsets = positions % PAGE
         turns = self._turns[positions][:, None]
-        self._attention.plan(spans)
+        self._attention.plan(spans, block.queries, block.attended)
         turned, keys_values = block.turned[:count], block.keys_values[:count]
         # An infinite exponential is silu's way to zero.
         with np.errstate(over="ignore"):
@@ -73,7 +73,7 @@ class Forward:
                 block.project(layer)
                 turned *= turns
                 self._attention.store(index, pages, offsets, keys_values)
-                self._attention.run(index, block.queries, block.attended)
+                self._attention.run(index)
                 block.finish(layer)
         if not wanted:
             return np.empty((0, self._config.vocab), np.float32)

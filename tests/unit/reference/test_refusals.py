@@ -10,7 +10,7 @@ import pytest
 from neuron.engines.base import EngineError, HostMemory, SamplingParams
 from neuron.engines.reference.cache import PAGE
 from neuron.engines.reference.engine import ReferenceEngine
-from neuron.protocol.types import LoadRequest
+from neuron.protocol.types import LoadPlan, LoadRequest
 from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.reference.support import (
     BUNDLED,
@@ -203,18 +203,22 @@ def test_plan_covers_what_is_measured() -> None:
 def test_default_cache_follows_the_memory() -> None:
     info = info_of(BUNDLED)
 
-    def plan(ram: int, **fields: Any) -> tuple[int | None, int | None]:
-        made = ReferenceEngine.plan(
-            info, LoadRequest(model="m", **fields), HostMemory(ram)
-        )
-        return made.slots, made.max_seq_len
+    def plan(ram_mb: int, **fields: Any) -> LoadPlan:
+        request = LoadRequest(model="m", **fields)
+        return ReferenceEngine.plan(info, request, HostMemory(ram_mb << 20))
 
-    assert plan(200 << 20) == (16, 256)
-    assert plan(72 << 20) == (3, 256)
-    assert plan(52 << 20) == (1, 48)
-    assert plan(56 << 20, slots=4) == (4, 80)
-    assert plan(60 << 20, max_seq_len=64) == (5, 64)
-    assert plan(60 << 20, slots=4, max_seq_len=200) == (4, 200)
+    plenty, less, little = plan(200), plan(72), plan(52)
+    assert (plenty.slots, plenty.max_seq_len) == (16, 256)
+    assert less.slots is not None
+    assert 1 < less.slots < 16
+    assert less.max_seq_len == 256
+    assert little.slots == 1
+    assert little.max_seq_len in range(PAGE, 256, PAGE)
+    shared = plan(56, slots=4)
+    assert shared.max_seq_len in range(PAGE, 256, PAGE)
+    assert all(made.fits for made in (plenty, less, little, shared))
+    asked = plan(60, slots=4, max_seq_len=200)
+    assert (asked.slots, asked.max_seq_len, asked.cache_tokens) == (4, 200, 800)
 
 
 @pytest.mark.parametrize(
