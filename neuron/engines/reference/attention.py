@@ -85,7 +85,7 @@ class _Batch:
     """Where the result goes, as `source`."""
     pieces: list[_Piece]
     blanks: list[Floats]
-    """What shorter sequences leave of `mixed_by_page`."""
+    """What shorter sequences leave of `mixed_by_page` and `scores`."""
     masks: dict[int | None, Floats] = field(default_factory=dict)
 
 
@@ -122,6 +122,10 @@ class Attention:
     ) -> None:
         """Put [tokens, 2, kv_heads, head_dim] where the tokens' pages are."""
         self._cache[layer][:, pages, :, offsets] = keys_values
+
+    def clear(self, pages: Sequence[int]) -> None:
+        """Fill pages with zeros."""
+        self._cache[:, :, list(pages)] = 0
 
     def plan(self, spans: Sequence[Span], queries: Floats, attended: Floats) -> None:
         """Lay out one pass over spans of equal length.
@@ -222,9 +226,13 @@ class Attention:
                 )
             ],
             blanks=[
-                by_page[index, span.used :]
+                blank
                 for index, span in enumerate(spans)
                 if span.used < longest
+                for blank in (
+                    by_page[index, span.used :],
+                    scores[index, ..., span.used :, :],
+                )
             ],
         )
         _clear(batch)

@@ -1,5 +1,6 @@
 """One pass of tokens through the model: [tokens] to logits, keys and values stored."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from neuron.engines.reference.attention import Attention, Span
 from neuron.engines.reference.block import Block, BlockBuffers, Head, HeadBuffers
 from neuron.engines.reference.cache import PAGE
 from neuron.engines.reference.config import ModelConfig
-from neuron.engines.reference.threads import Threads
+from neuron.engines.reference.threads import Threads, quiet
 from neuron.engines.reference.tiles import WIDTH, Floats, row_sizes
 from neuron.engines.reference.weights import Layouts, Weights
 
@@ -52,11 +53,12 @@ class Forward:
 
     def run(
         self, tokens: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]
-    ) -> Floats:
+    ) -> tuple[Floats, bool]:
         """Compute spans of equal length whose tokens are `tokens`, one after another.
 
         Returns the logits after the tokens with the indices `wanted`, [wanted, vocab]:
-        a view that the next call overwrites.
+        a view that the next call overwrites; and whether all that was computed is
+        finite.
         """
         count = len(tokens)
         block = self._block(self._sizes.padded(count))
@@ -67,18 +69,22 @@ class Forward:
         turns = self._turns[positions][:, None]
         self._attention.plan(spans, block.queries, block.attended)
         turned, keys_values = block.turned[:count], block.keys_values[:count]
-        # An infinite exponential is silu's way to zero.
-        with np.errstate(over="ignore"):
+        with quiet():
             for index, layer in enumerate(self._weights.layers):
                 block.project(layer)
                 turned *= turns
                 self._attention.store(index, pages, offsets, keys_values)
                 self._attention.run(index)
                 block.finish(layer)
-        if not wanted:
-            return np.empty((0, self._config.vocab), np.float32)
-        head = self._head(self._sizes.padded(len(wanted)))
-        return head.logits(self._weights.head, block.x, wanted)
+            is_finite = math.isfinite(block.x[:count].sum())
+            if not wanted:
+                return np.empty((0, self._config.vocab), np.float32), is_finite
+            head = self._head(self._sizes.padded(len(wanted)))
+            return head.logits(self._weights.head, block.x, wanted), is_finite
+
+    def clear(self, pages: Sequence[int]) -> None:
+        """Forget what is in the pages: not even 0 · NaN must get out of them."""
+        self._attention.clear(pages)
 
     def _block(self, rows: int) -> Block:
         if rows not in self._blocks:

@@ -94,10 +94,9 @@ class Scheduler:
             return
         spans = [sequence.next_span(1) for sequence in batch]
         tokens = [sequence.tokens[-1] for sequence in batch]
-        logits = self._forward.run(tokens, spans, range(len(batch)))
+        logits, _ = self._forward.run(tokens, spans, range(len(batch)))
         for sequence, row in zip(batch, logits, strict=True):
-            sequence.advance(1, self._pool)
-            self._emit(sequence, row, events)
+            self._emit(sequence, 1, row, events)
 
     def _prefill(self, events: list[EngineEvent]) -> None:
         budget = CHUNK
@@ -111,19 +110,23 @@ class Scheduler:
             budget -= span.count
             end = span.start + span.count
             is_last = end == sequence.prompt_tokens
-            logits = self._forward.run(
+            logits, is_finite = self._forward.run(
                 sequence.tokens[span.start : end],
                 [span],
                 [span.count - 1] if is_last else [],
             )
-            sequence.advance(span.count, self._pool)
+            if not is_finite:
+                self._fail(sequence, events)
+                continue
             events.append(
                 PrefillProgress(sequence.request.id, end, sequence.prompt_tokens)
             )
             if is_last:
                 self._prefilling = None
                 self._decoding.append(sequence)
-                self._emit(sequence, logits[0], events)
+                self._emit(sequence, span.count, logits[0], events)
+            else:
+                sequence.advance(span.count, self._pool)
 
     def _start_next(self, events: list[EngineEvent]) -> bool:
         """Give the longest waiting request a slot and pages, if there are any."""
@@ -140,16 +143,19 @@ class Scheduler:
         return True
 
     def _emit(
-        self, sequence: Sequence, logits: Floats, events: list[EngineEvent]
+        self,
+        sequence: Sequence,
+        computed: int,
+        logits: Floats,
+        events: list[EngineEvent],
     ) -> None:
         """Sample the next token, and end the request if that was its last."""
         request = sequence.request
         likeliest = int(logits.argmax())
         if not math.isfinite(logits[likeliest]):
-            self._drop(sequence)
-            error = EngineError("the logits are not finite", code="engine_error")
-            events.append(Failed(request.id, error))
+            self._fail(sequence, events)
             return
+        sequence.advance(computed, self._pool)
         token, logprobs = sequence.sampler.sample(logits, likeliest)
         sequence.tokens.append(token)
         self._generated_tokens += 1
@@ -158,6 +164,13 @@ class Scheduler:
         if stopped or sequence.generated >= request.max_new_tokens:
             self._drop(sequence)
             events.append(Finished(request.id, "stop" if stopped else "length"))
+
+    def _fail(self, sequence: Sequence, events: list[EngineEvent]) -> None:
+        """The weights make no sense of these tokens; the others must not notice."""
+        self._forward.clear(sequence.unnamed_pages)
+        self._drop(sequence)
+        error = EngineError("the model's output is not finite", code="engine_error")
+        events.append(Failed(sequence.request.id, error))
 
     def _drop(self, sequence: Sequence) -> None:
         sequence.drop_pages(self._pool)

@@ -71,6 +71,11 @@ class Sequence:
         for index in range(first, self.computed // PAGE):
             pool.name(self.table.pages[index], self._hash(index))
 
+    @property
+    def unnamed_pages(self) -> tuple[int, ...]:
+        """Pages that are not full yet, and so nobody else's."""
+        return self.table.pages[self.computed // PAGE :]
+
     def drop_pages(self, pool: PagePool) -> None:
         pool.release(self.table.pages)
         self.table = _NO_PAGES

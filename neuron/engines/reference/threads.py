@@ -10,8 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Any, Final
 
+import numpy as np
+
 SHARE: Final = 4_000_000
 """Multiplications that are worth handing over to another thread."""
+
+
+def quiet() -> np.errstate:
+    """No warnings of what is meant to happen (an infinite exponential is silu's way
+    to zero) or is looked at later (whether the result is finite)."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def _be_quiet() -> None:
+    np.seterr(over="ignore", invalid="ignore")
 
 
 def available_cores() -> int:
@@ -26,7 +38,9 @@ class Threads:
         self.count = count or available_cores()
         self._helpers: ThreadPoolExecutor | None = None
         if self.count > 1:
-            self._helpers = ThreadPoolExecutor(self.count - 1, "reference-blas")
+            self._helpers = ThreadPoolExecutor(
+                self.count - 1, "reference-blas", initializer=_be_quiet
+            )
 
     def shares(self, work: int) -> int:
         """Into how many parts to cut so many multiplications."""

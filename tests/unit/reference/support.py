@@ -120,7 +120,9 @@ def logits_of(
         for count in chunks:
             span = Span(start, count, PageTable(pages))
             part = prompt[start : start + count]
-            results.append(forward.run(part, [span], range(count)).copy())
+            logits, is_finite = forward.run(part, [span], range(count))
+            assert is_finite
+            results.append(logits.copy())
             start += count
     finally:
         forward.close()

@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from neuron.engines.base import (
@@ -17,6 +18,7 @@ from neuron.engines.base import (
 from neuron.engines.reference.cache import PAGE
 from neuron.engines.reference.engine import ReferenceEngine
 from neuron.engines.reference.scheduler import CHUNK
+from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.reference.support import (
     Outputs,
     generate,
@@ -24,6 +26,7 @@ from tests.unit.reference.support import (
     loaded,
     request,
     spec_of,
+    tiny,
 )
 
 PROMPT = tuple(range(3, 23))
@@ -269,3 +272,29 @@ def test_load_says_how_far_it_is_and_can_be_cancelled(long_folder: Path) -> None
         engine.load(spec, lambda *_: None, lambda: next(calls))
     engine.load(spec, lambda *_: None, lambda: False)
     engine.unload()
+
+
+def test_a_request_that_breaks_the_numbers_fails_alone(tmp_path: Path) -> None:
+    model = tiny("llama")
+    contents = tensors(model)
+    contents["model.embed_tokens.weight"][90] = np.inf
+    config = model.config | {"max_position_embeddings": 640}
+    folder = write_folder(tmp_path / "model", config, contents)
+    broken = [*range(30), 90, *[5] * (2 * CHUNK)]
+    # The biases keep the one token that breaks everything from being generated.
+    sampling = SamplingParams(temperature=0, logit_bias={90: -1000.0})
+    with loaded(folder, slots=3, cache_tokens=30 * PAGE) as engine:
+        good = request("a", PROMPT, 40, sampling=sampling)
+        wanted = generate(engine, good)["a"].tokens
+        for prompt in (broken, broken[:31], [90]):
+            long = request("long", range(60), 20, sampling=sampling)
+            outputs = generate(engine, long, request("broken", prompt, 20), good)
+            assert str(outputs["broken"].error) == "the model's output is not finite"
+            assert outputs["broken"].tokens == []
+            assert outputs["a"].tokens == wanted
+            others = [
+                request(str(i), [i, *PROMPT], 100, sampling=sampling) for i in range(6)
+            ]
+            reasons = {each.reason for each in generate(engine, *others).values()}
+            assert reasons == {"length"}
+        assert engine.stats().kv_pages_used == 0
