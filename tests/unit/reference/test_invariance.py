@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from neuron.engines.base import GenerationRequest, SamplingParams
-from neuron.engines.reference import scheduler, threads
+from neuron.engines.reference import attention, scheduler, threads
 from neuron.engines.reference.engine import ReferenceEngine
 from tests.goldens.tiny_models import TINY_MODELS, TinyModel
 from tests.unit.reference.support import (
@@ -118,6 +118,21 @@ def test_chunks_of_any_size(
     monkeypatch.setattr(scheduler, "CHUNK", chunk)
     with loaded(BUNDLED, slots=2) as fresh:
         assert same(generate(fresh, watched("a", prompts[3]))["a"], whole)
+
+
+@pytest.mark.parametrize("numbers", [1, 20_000, 200_000])
+def test_any_size_of_scratch(
+    bundled: ReferenceEngine,
+    prompts: list[tuple[int, ...]],
+    numbers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests = [watched(str(i), prompt) for i, prompt in enumerate(prompts)]
+    ample = generate(bundled, *requests)
+    monkeypatch.setattr(attention, "SCRATCH", numbers)
+    with loaded(BUNDLED, slots=4) as fresh:
+        scarce = generate(fresh, *requests)
+    assert all(same(scarce[name], ample[name]) for name in ample)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

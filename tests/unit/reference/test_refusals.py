@@ -9,6 +9,7 @@ import pytest
 
 from neuron.engines.base import EngineError, HostMemory, SamplingParams
 from neuron.engines.reference.cache import PAGE
+from neuron.engines.reference.config import UnsupportedModelError, parse_config
 from neuron.engines.reference.engine import ReferenceEngine
 from neuron.protocol.types import LoadPlan, LoadRequest
 from tests.goldens.tiny_models import tensors, write_folder
@@ -137,6 +138,65 @@ def test_models_of_another_kind(
     reason = ReferenceEngine.supports(replace(info, path=folder))
     assert reason is not None
     assert said in reason
+
+
+WINDOWED = tiny("qwen2-window-in-last-layer").config
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({}, (None, 17)),
+        ({"max_window_layers": 0}, (17, 17)),
+        ({"use_sliding_window": False}, (None, None)),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, (17, None)),
+        ({"architectures": ["MistralForCausalLM"]}, (17, 17)),
+        (
+            {"architectures": ["MistralForCausalLM"], "sliding_window": None},
+            (None, None),
+        ),
+    ],
+    ids=str,
+)
+def test_windows_of_layers(
+    changes: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    assert parse_config(WINDOWED | changes).windows == windows
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer_types": ["full_attention"]},
+        {"layer_types": ["full_attention", "chunked_attention"]},
+        {"max_window_layers": -1},
+        {"sliding_window": 0},
+    ],
+    ids=str,
+)
+def test_windows_that_make_no_sense(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedModelError, match=next(iter(changes))):
+        parse_config(WINDOWED | changes)
+
+
+def test_old_and_new_spelling_of_rope_are_the_same() -> None:
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    original = {"original_max_position_embeddings": 32}
+    old = WINDOWED | {
+        "rope_theta": 5e5,
+        "rope_scaling": {"rope_type": "llama3", **scaling, **original},
+    }
+    new = WINDOWED | {
+        "rope_theta": None,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            **scaling,
+            **original,
+        },
+    }
+    assert parse_config(old).rope == parse_config(new).rope
+    assert parse_config(old).rope.kind == "llama3"
 
 
 def test_supported_models(tiny_folder: Callable[[str], Path]) -> None:
