@@ -1,4 +1,7 @@
-"""How soon the console is there: `pytest -n 0 -s -m perf tests/perf/test_console.py`."""
+"""How soon the console is there.
+
+`pytest -n 0 -s -m perf tests/perf/test_console.py`
+"""
 
 import statistics
 import time
