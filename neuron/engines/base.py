@@ -10,10 +10,14 @@ anywhere, without the backend being imported.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import EngineInfo, LoadPlan, LoadRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -42,11 +46,35 @@ class EngineError(Exception):
         self.fatal = fatal
 
 
+class TokenConstraint(Protocol):
+    """What one output may still become; a request's own, used in one thread at a time.
+
+    Whatever it raises fails its request and no other.
+    """
+
+    def mask(self) -> "NDArray[np.int32]":
+        """Bits of the tokens that may come next, token 0 the lowest of the first word.
+
+        At least as many bits as the model has tokens. End tokens are among them where
+        the output may end. May take long: engines call it beside the forward pass.
+        """
+
+    def accept(self, token_id: int) -> None:
+        """That token, one of the mask's, has been chosen."""
+
+    def may_end(self) -> bool:
+        """Whether the output is complete as it stands; more may still follow."""
+
+    def is_finished(self) -> bool:
+        """Whether the output is complete and nothing more can follow."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen; the defaults are neutral.
 
-    Applied in this order: logit_bias, penalties, temperature, top_k, top_p, min_p.
+    Applied in this order: logit_bias, penalties, the request's constraint, temperature,
+    top_k, top_p, min_p.
     """
 
     temperature: float = 1.0
@@ -77,13 +105,21 @@ class GenerationRequest:
     id: str
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
+    """0 is allowed with `prompt_logprobs`, which then are all there is."""
     sampling: SamplingParams = SamplingParams()
     min_new_tokens: int = 0
-    """Stop ids are not sampled before this many tokens."""
+    """Stop ids are not sampled before this many tokens, unless a constraint leaves
+    nothing else."""
     stop_ids: frozenset[int] = frozenset()
     """Generation ends after one of these; the id itself is emitted."""
     top_logprobs: int | None = None
     """None: no log-probabilities; n ≥ 0: the chosen token's, and the n likeliest."""
+    prompt_logprobs: int | None = None
+    """As `top_logprobs`, of the prompt; all of it is computed anew for them."""
+    constraint: TokenConstraint | None = None
+    """What the output must be. Stop ids are sampled where it may end and only there;
+    once nothing can follow the request is finished, with reason `stop` and without an
+    end token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +149,19 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """Of the prompt's tokens from position `start` on; the first token has none.
+
+    Every later position comes once, in order, before the first TokenEvent.
+    """
+
+    id: str
+    start: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
     """One more token; several in one step (speculation) are several events."""
 
@@ -137,7 +186,9 @@ class Failed:
     error: EngineError
 
 
-EngineEvent = Started | PrefillProgress | TokenEvent | Finished | Failed
+EngineEvent = (
+    Started | PrefillProgress | PromptLogprobs | TokenEvent | Finished | Failed
+)
 
 
 @dataclass(frozen=True, slots=True)

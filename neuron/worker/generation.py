@@ -14,6 +14,7 @@ from neuron.engines.base import (
     Finished,
     GenerationRequest,
     PrefillProgress,
+    PromptLogprobs,
     Started,
     TokenEvent,
     TokenLogprobs,
@@ -74,6 +75,8 @@ class Generation:
         self.times = times
         self.cached_tokens = 0
         self.prefilled = 0
+        self.prompt_scored: list[ScoredToken] = []
+        """Of the prompt's tokens but the first, where they were asked for."""
         self.completion_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.error: EngineError | None = None
@@ -117,6 +120,10 @@ class Generation:
                     self.cached_tokens = event.cached_tokens
                 case PrefillProgress():
                     self.prefilled = event.done
+                case PromptLogprobs():
+                    self.prompt_scored += map(
+                        ScoredToken, event.token_ids, event.logprobs
+                    )
                 case TokenEvent():
                     self._take(event)
                 case Finished():

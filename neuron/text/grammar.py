@@ -1,0 +1,146 @@
+"""Grammars that an output must follow: JSON, JSON Schema, regular expressions, Lark.
+
+llguidance is imported with the first grammar and not before: a worker that serves none
+pays nothing for it.
+"""
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tokenizers import Tokenizer
+
+from neuron.text.grammar_spec import GrammarError, GrammarSpec, json_rule
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from neuron.text.grammar_match import GrammarConstraint
+
+__all__ = ["GrammarCompiler", "GrammarError", "GrammarSpec", "json_rule"]
+
+CACHED: Final = 64
+"""Compiled grammars kept; a client sends the same schema with every request."""
+THREADS: Final = 2
+TIMEOUT: Final = 10.0
+"""Seconds that compiling may take, waiting for a thread included."""
+_STATES: Final = 50_000
+"""Of one grammar's lexer, at one to two kilobytes each."""
+
+
+class GrammarCompiler:
+    """Compiles grammars for one model; safe to share between threads."""
+
+    def __init__(self, folder: Path, eos_ids: Collection[int], vocab_size: int) -> None:
+        """
+        Args:
+            folder: holds the model's `tokenizer.json`.
+            eos_ids: tokens that end an output.
+            vocab_size: of the model, which may be larger than the tokenizer's.
+        """
+        self._file = folder / "tokenizer.json"
+        self._eos_ids = sorted(eos_ids)
+        self._vocab_size = vocab_size
+        self._compiled: OrderedDict[str, GrammarConstraint] = OrderedDict()
+        self._lock = threading.Lock()
+        self._made_tokenizer: LLTokenizer | None = None
+        self._making_tokenizer = threading.Lock()
+        self._threads = ThreadPoolExecutor(THREADS, "grammar")
+
+    async def constraint(self, spec: GrammarSpec) -> "GrammarConstraint":
+        """As `compile`, in a thread.
+
+        Raises:
+            GrammarError: also where it takes longer than `TIMEOUT`.
+        """
+        if (known := self._known(spec.key())) is not None:
+            return known
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await loop.run_in_executor(self._threads, self.compile, spec)
+        except TimeoutError as error:
+            raise GrammarError(
+                "", f"it cannot be compiled within {TIMEOUT:g} s"
+            ) from error
+
+    def compile(self, spec: GrammarSpec) -> "GrammarConstraint":
+        """A constraint for one output, at its beginning.
+
+        Raises:
+            GrammarError: the grammar is malformed, not supported, matches nothing or
+                is too large, or the model's tokenizer does not allow for any.
+        """
+        key = spec.key()
+        if (known := self._known(key)) is not None:
+            return known
+        compiled = self._compile(spec)
+        with self._lock:
+            self._compiled[key] = compiled
+            while len(self._compiled) > CACHED:
+                self._compiled.popitem(last=False)
+            return compiled.fork()
+
+    def close(self) -> None:
+        """End the threads; what is being compiled is finished first."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _known(self, key: str) -> "GrammarConstraint | None":
+        with self._lock:
+            if key not in self._compiled:
+                return None
+            self._compiled.move_to_end(key)
+            return self._compiled[key].fork()
+
+    def _compile(self, spec: GrammarSpec) -> "GrammarConstraint":
+        from neuron.text.grammar_match import ConstraintError, GrammarConstraint
+        from neuron.text.grammar_source import explained, source_of
+
+        matcher = self._matcher(source_of(spec, self._tokenizer))
+        if matcher.is_error():
+            raise explained(spec, matcher.get_error(), self._verdict)
+        warnings = matcher.get_grammar_warnings()
+        if warnings and not spec.lenient:
+            raise GrammarError("", "; ".join(warnings))
+        compiled = GrammarConstraint(matcher, self._tokenizer.vocab_size)
+        try:
+            # Only now does a grammar show that no text at all follows it.
+            compiled.fork().mask()
+        except ConstraintError as error:
+            raise GrammarError("", "there is no text that satisfies it") from error
+        return compiled
+
+    def _verdict(self, source: str) -> str:
+        return self._matcher(source).get_error()
+
+    def _matcher(self, source: str) -> "LLMatcher":
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(max_lexer_states=_STATES, verbose_errors=False)
+        return LLMatcher(self._tokenizer, source, log_level=0, limits=limits)
+
+    @property
+    def _tokenizer(self) -> "LLTokenizer":
+        with self._making_tokenizer:
+            if self._made_tokenizer is None:
+                self._made_tokenizer = self._make_tokenizer()
+            return self._made_tokenizer
+
+    def _make_tokenizer(self) -> "LLTokenizer":
+        """The vocabulary as bytes, in a trie: takes up to a second."""
+        from llguidance import LLTokenizer
+
+        try:
+            text = self._file.read_text(encoding="utf-8")
+            known = Tokenizer.from_str(text).get_vocab_size(with_added_tokens=True)
+            eos_ids = [token for token in self._eos_ids if token < known]
+            vocab = max(known, self._vocab_size)
+            return LLTokenizer(text, n_vocab=vocab, eos_token=eos_ids)
+        except Exception as error:  # Both libraries raise bare ones.
+            raise GrammarError(
+                "", f"this model's tokenizer does not allow for grammars: {error}"
+            ) from error

@@ -1,0 +1,90 @@
+"""What an output may be asked to look like."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from neuron.text.schema_check import SchemaProblem, check_schema
+
+Kind = Literal["json_object", "json_schema", "regex", "lark"]
+
+MAX_SOURCE: Final = 512 * 1024
+"""Longest grammar, in characters."""
+
+_WHITESPACE: Final = r"[ ]|\r?\n(?:[ ]{0,32}|\t{0,16})"
+"""Between the tokens of JSON: as people and models write it, and no more than that, so
+that an output cannot run on in blanks."""
+
+
+class GrammarError(Exception):
+    """A grammar that cannot be followed; `place` says where in it, "" is all of it."""
+
+    def __init__(self, place: str, message: str) -> None:
+        super().__init__(f"{place}: {message}" if place else message)
+        self.place = place
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """A grammar as it was asked for.
+
+    `source` is the schema of a json_schema, the text of a regex (of the whole output)
+    or of a Lark grammar (GBNF is fine too), and nothing for json_object.
+    """
+
+    kind: Kind
+    source: str | Mapping[str, Any] = ""
+    after: str | None = None
+    """Text is free up to this marker, such as `</think>`; then the grammar begins."""
+    lenient: bool = False
+    """Pass over the keywords of a schema that cannot be enforced."""
+
+    def key(self) -> str:
+        """Equal for equal grammars.
+
+        Raises:
+            GrammarError: it is too large, or holds what JSON cannot.
+        """
+        try:
+            parts = [self.kind, self.source, self.after, self.lenient]
+            key = json.dumps(parts, allow_nan=False, ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise GrammarError("", f"it is not JSON: {error}") from error
+        if len(key) > MAX_SOURCE:
+            raise GrammarError(
+                "", f"it has {len(key)} characters, which is more than {MAX_SOURCE}"
+            )
+        return key
+
+    def schema(self) -> Mapping[str, Any]:
+        """Of a json_object or json_schema, checked for what would be ignored.
+
+        Raises:
+            GrammarError: it is not a schema, or one that cannot be followed.
+        """
+        if self.kind == "json_object":
+            return {"type": "object"}
+        if not isinstance(self.source, Mapping):
+            raise GrammarError("#", "a schema must be a JSON object")
+        try:
+            check_schema(self.source)
+        except SchemaProblem as problem:
+            raise GrammarError(problem.place, problem.message) from problem
+        return self.source
+
+
+def with_options(schema: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
+    """A schema with our rules for what schemas leave open; x-guidance is ours."""
+    options = {
+        "whitespace_pattern": _WHITESPACE,
+        "lenient": lenient,
+        "coerce_one_of": lenient,
+    }
+    return {**schema, "x-guidance": options}
+
+
+def json_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+    """A schema as something that can stand in a rule of a Lark grammar."""
+    return f"%json {json.dumps(with_options(schema, lenient=lenient))}"
