@@ -86,8 +86,8 @@ class GrammarCompiler:
             return compiled.fork()
 
     def close(self) -> None:
-        """End the threads; what is being compiled is finished first."""
-        self._threads.shutdown(cancel_futures=True)
+        """Let the threads end; what they are compiling nobody gets."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _known(self, key: str) -> "GrammarConstraint | None":
         with self._lock:
