@@ -1,146 +1,271 @@
 """A conversation as the prompt its model was trained on.
 
-The template is the model's own: `chat_template.jinja`, else `chat_template` of
-`tokenizer_config.json`. A model without one is a base model: its prompt is the
-contents of the messages, joined by blank lines and without role labels, so that it
-continues the last message.
+The template is the model's own (`neuron.text.template_files` says where from),
+rendered as Hugging Face transformers does it. Where a template would refuse or lose
+what OpenAI's API allows, and only there, the conversation is put in a form that it
+takes (`neuron.text.conversation`).
+
+A model without a template is a base model: its prompt is the contents of the messages,
+joined by blank lines and without role labels, so that it continues the last message.
 """
 
-import datetime
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Self
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from neuron.text import continuation, conversation
+from neuron.text.compiled_template import (
+    CompiledTemplate,
+    TemplateError,
+    reserved_names,
+)
+from neuron.text.conversation import ConversationError, Message
+from neuron.text.template_bounds import RenderLimits
+from neuron.text.template_files import DEFAULT, find_templates
+from neuron.text.template_traits import TemplateTraits
 
-Message = Mapping[str, Any]
-"""`role` and `content`, both strings, and what else the template may read."""
+__all__ = ["ChatTemplate", "ConversationError", "Message", "TemplateError"]
 
 _SEPARATOR: Final = "\n\n"
-
-
-class TemplateError(Exception):
-    """The template refuses this conversation, or is broken itself."""
+_RESERVED: Final = frozenset(
+    (
+        "messages", "tools", "add_generation_prompt", "continue_final_message",
+        "chat_template", "tokenize",
+    )
+)  # fmt: skip
+"""What `kwargs` may not say, because the request itself does."""
 
 
 class ChatTemplate:
     """Renders conversations; the plain template where the model has none."""
 
     def __init__(
-        self, source: str | None, special_tokens: Mapping[str, str] | None = None
+        self,
+        source: str | Mapping[str, str] | None,
+        special_tokens: Mapping[str, str] | None = None,
+        limits: RenderLimits | None = None,
     ) -> None:
+        """Compile one template, or several by name.
+
+        Raises:
+            TemplateError: one is not valid Jinja.
+        """
+        sources = {DEFAULT: source} if isinstance(source, str) else dict(source or {})
         self._special_tokens = dict(special_tokens or {})
-        self._template: jinja2.Template | None = None
-        if source is not None:
-            try:
-                self._template = _environment().from_string(source)
-            except jinja2.TemplateError as error:
-                raise TemplateError(f"the chat template is broken: {error}") from error
+        self._templates = {
+            name: _Template(CompiledTemplate(text, limits), self._special_tokens)
+            for name, text in sources.items()
+        }
 
     @classmethod
     def load(cls, folder: Path, tokenizer_config: Mapping[str, Any],
              special_tokens: Mapping[str, str]) -> Self:  # fmt: skip
-        """The model's template, by Hugging Face's precedence.
+        """The model's templates, by Hugging Face's precedence.
 
         Raises:
-            TemplateError: it is not valid Jinja.
+            TemplateError: one is not valid Jinja, or its file is damaged.
         """
-        file = folder / "chat_template.jinja"
-        if file.is_file():
-            return cls(file.read_text(encoding="utf-8"), special_tokens)
-        return cls(_named(tokenizer_config.get("chat_template")), special_tokens)
+        return cls(find_templates(folder, tokenizer_config), special_tokens)
 
     @property
     def is_plain(self) -> bool:
         """Whether the model has no template of its own."""
-        return self._template is None
+        return not self._templates
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt, up to where the assistant's answer begins.
+    @property
+    def source(self) -> str | None:
+        """The template that conversations with tools are rendered with."""
+        template = self._templates.get("tool_use") or self._templates.get(DEFAULT)
+        return None if template is None else template.compiled.source
+
+    def reads(self, variable: str) -> bool:
+        """Whether a template looks at it, such as `tools` or `enable_thinking`."""
+        return any(
+            variable in template.compiled.variables
+            for template in self._templates.values()
+        )
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt.
+
+        Args:
+            messages: as OpenAI's API has them.
+            tools: as OpenAI's API has them; none is the same as no tools.
+            add_generation_prompt: end where the assistant's answer begins.
+            continue_final_message: end where the last message ends, for the model to
+                go on with it; not together with `add_generation_prompt`.
+            kwargs: further variables for the template, such as `enable_thinking`.
+                `documents` are for a template called `rag`, where there is one.
 
         Raises:
-            TemplateError: the template refuses the conversation, in its own words.
+            ConversationError: the messages are nothing that a template could take.
+            TemplateError: the template refuses them, in its own words, or fails.
         """
-        if self._template is None:
-            return _SEPARATOR.join(message["content"] for message in messages)
-        try:
-            return self._template.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_tokens,
+        kwargs = kwargs or {}
+        self._check(messages, kwargs)
+        if add_generation_prompt and continue_final_message:
+            raise continuation.ContinuationError(
+                "continue_final_message and add_generation_prompt cannot both be true"
             )
-        except jinja2.TemplateError as error:
-            raise TemplateError(str(error)) from error
-        except (
-            TypeError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            OverflowError,
-        ) as error:
-            raise TemplateError(f"{type(error).__name__}: {error}") from error
+        if self.is_plain:
+            return _plain(messages, tools)
+        variables = {
+            **self._special_tokens,
+            **kwargs,
+            "tools": list(tools) if tools else None,
+            "documents": kwargs.get("documents"),
+            "add_generation_prompt": add_generation_prompt,
+        }
+        template = self._choose(variables)
+        return template.render(messages, variables, to_continue=continue_final_message)
+
+    def _check(self, messages: Sequence[Message], kwargs: Mapping[str, Any]) -> None:
+        if not messages:
+            raise ConversationError("messages: must hold at least one message")
+        conversation.check_parts(messages)
+        for name in kwargs:
+            taken = name in _RESERVED or name in self._special_tokens
+            if taken or name in reserved_names():
+                param = f"chat_template_kwargs.{name}"
+                raise ConversationError(f"{param}: is taken", param=param)
+        documents = kwargs.get("documents")
+        if documents is not None and not _are_objects(documents):
+            param = "chat_template_kwargs.documents"
+            raise ConversationError(f"{param}: must be a list of objects", param=param)
+
+    def _choose(self, variables: Mapping[str, Any]) -> "_Template":
+        if variables["tools"] and (template := self._templates.get("tool_use")):
+            return template
+        if variables["documents"] and (template := self._templates.get("rag")):
+            return template
+        if (template := self._templates.get(DEFAULT)) is None:
+            raise TemplateError(
+                "the model has no default chat template, only "
+                + ", ".join(sorted(self._templates))
+            )
+        return template
 
 
-def _named(templates: object) -> str | None:
-    """A template, or the one called `default` of several."""
-    if isinstance(templates, str):
-        return templates
-    if isinstance(templates, list):
-        for entry in templates:
-            if isinstance(entry, dict) and entry.get("name") == "default":
-                return _named(entry.get("template"))
-    return None
+class _Template:
+    """One of a model's templates, and what it takes."""
+
+    def __init__(
+        self, compiled: CompiledTemplate, special_tokens: Mapping[str, str]
+    ) -> None:
+        self.compiled = compiled
+        self._traits = TemplateTraits(compiled, special_tokens)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, Any],
+        *,
+        to_continue: bool,
+    ) -> str:
+        """The first form of the conversation that the template takes whole.
+
+        Where it takes none whole, the first that it takes at all counts.
+        """
+        refusal: TemplateError | None = None
+        incomplete: str | None = None
+        normal = self._normal(messages)
+        for form in _forms(normal):
+            try:
+                text = self._render(form, variables, to_continue=to_continue)
+            except TemplateError as error:
+                refusal = refusal or error
+                continue
+            if _is_whole(normal, text):
+                return text
+            incomplete = text if incomplete is None else incomplete
+        if incomplete is not None:
+            return incomplete
+        raise self._explained(refusal, normal)
+
+    def _normal(self, messages: Sequence[Message]) -> list[Message]:
+        normal = conversation.without_nulls(messages)
+        normal = conversation.with_reasoning_names(normal)
+        if not self._traits.knows_developer:
+            normal = conversation.developer_as_system(normal)
+        if any(True for _ in conversation.called_names(normal)):
+            normal = conversation.with_arguments(
+                normal, as_text=self._traits.arguments_as_text
+            )
+        return normal
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, Any],
+        *,
+        to_continue: bool,
+    ) -> str:
+        messages = conversation.with_content(messages, self._traits.content_style)
+        if not to_continue:
+            return self.compiled.render({**variables, "messages": messages})
+        messages, text = continuation.marked(messages)
+        rendered = self.compiled.render({**variables, "messages": messages})
+        return continuation.cut(rendered, text)
+
+    def _explained(
+        self, refusal: TemplateError | None, messages: Sequence[Message]
+    ) -> TemplateError:
+        """The refusal, with what is odd about the conversation and may be why."""
+        assert refusal is not None
+        unparsed = conversation.unparsed_arguments(messages)
+        if not unparsed or self._traits.arguments_as_text:
+            return refusal
+        return TemplateError(
+            f"{unparsed[0]}: is not a JSON object, which the chat template may need:"
+            f" {refusal}",
+            line=refusal.line,
+            param=unparsed[0],
+        )
 
 
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks what a model is trained on; here it is only its text."""
-
-    tags = {"generation"}  # noqa: RUF012 - declared mutable by the base class
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What templates expect to find: Hugging Face's environment."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[loopcontrols, _GenerationBlock],
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
+def _forms(messages: list[Message]) -> Iterator[list[Message]]:
+    """The conversation, then forms of it for templates that take it no other way."""
+    wholes = [messages]
+    if conversation.late_system(messages):
+        wholes.append(conversation.with_one_system(messages))
+    yield from wholes
+    if any("content" not in message for message in messages):
+        for content in (None, ""):
+            for whole in wholes:
+                yield conversation.with_absent_content(whole, content)
 
 
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _is_whole(messages: list[Message], rendered: str) -> bool:
+    """Whether nothing is lost that templates have been seen to lose silently."""
+    wanted = [
+        text.strip()
+        for message in conversation.late_system(messages)
+        for text in conversation.texts(message)
+    ]
+    wanted += conversation.called_names(messages)
+    return all(text in rendered for text in wanted)
 
 
-def _strftime_now(format_: str) -> str:
-    return datetime.datetime.now().strftime(format_)
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
+def _plain(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
 ) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+    if tools:
+        raise ConversationError(
+            "tools: the model has no chat template that could tell it of them",
+            param="tools",
+        )
+    return _SEPARATOR.join(
+        "\n".join(conversation.texts(message)) for message in messages
     )
+
+
+def _are_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)

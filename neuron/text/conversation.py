@@ -1,0 +1,228 @@
+"""OpenAI's messages as chat templates take them; pure functions, nothing in place.
+
+Templates are written for what transformers hands them. A client's message may differ:
+arguments of tool calls as a JSON string, content in parts, nulls, a `developer`. Each
+function here undoes one such difference and leaves every other field as it is.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from neuron.text.compiled_template import TemplateError
+
+Message = Mapping[str, Any]
+"""`role`, `content` (a string, a list of parts, or null), and what else there is."""
+
+ContentStyle = Literal["text", "parts", "either"]
+"""What a template takes as a message's content: a string, a list of parts, or both."""
+
+_TEXTS: Final = {"text": "text", "refusal": "refusal"}
+"""Types of part that are text, and the field that has it."""
+
+_REASONING: Final = ("reasoning_content", "thinking", "reasoning")
+"""What a message's reasoning may be called; the first is what templates read."""
+
+
+class ConversationError(TemplateError):
+    """No template could take this; `param` names the place."""
+
+
+def check_parts(messages: Sequence[Message]) -> None:
+    """See that all content is text.
+
+    Raises:
+        ConversationError: content of another kind, such as an image, or malformed.
+    """
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        place = f"messages[{index}].content"
+        if isinstance(content, list):
+            for number, part in enumerate(content):
+                _check_part(part, f"{place}[{number}]")
+        elif content is not None and not isinstance(content, str):
+            raise ConversationError(
+                f"{place}: must be a string, a list of parts, or null", param=place
+            )
+
+
+def _check_part(part: object, place: str) -> None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping) or not isinstance(kind, str):
+        raise ConversationError(
+            f"{place}: must be an object with a type, such as"
+            ' {"type": "text", "text": "…"}',
+            param=place,
+        )
+    if kind not in _TEXTS:
+        raise ConversationError(
+            f"{place}: content of type {kind} is not supported, only text", param=place
+        )
+    if not isinstance(part.get(_TEXTS[kind]), str):
+        raise ConversationError(
+            f"{place}.{_TEXTS[kind]}: must be a string", param=f"{place}.{_TEXTS[kind]}"
+        )
+
+
+def without_nulls(messages: Sequence[Message]) -> list[Message]:
+    """Fields that are null are left out, as transformers does it."""
+    return [
+        {name: value for name, value in message.items() if value is not None}
+        for message in messages
+    ]
+
+
+def with_reasoning_names(messages: Sequence[Message]) -> list[Message]:
+    """Reasoning under each name that templates read, as transformers does it."""
+    renamed: list[Message] = []
+    for message in messages:
+        given = [message[name] for name in _REASONING if message.get(name) is not None]
+        if given:
+            message = {"thinking": given[0], **message, "reasoning_content": given[0]}
+        renamed.append(message)
+    return renamed
+
+
+def developer_as_system(messages: Sequence[Message]) -> list[Message]:
+    """For templates that know no `developer`."""
+    return [
+        {**message, "role": "system"} if message.get("role") == "developer" else message
+        for message in messages
+    ]
+
+
+def with_arguments(
+    messages: Sequence[Message], *, as_text: bool = False
+) -> list[Message]:
+    """Arguments of tool calls as objects, or all as JSON strings.
+
+    A string that is no JSON object stays as it is; an empty one is the empty object.
+    """
+    convert = _arguments_text if as_text else _arguments_object
+    return [_with_calls(message, convert) for message in messages]
+
+
+def unparsed_arguments(messages: Sequence[Message]) -> list[str]:
+    """The places whose arguments are still strings."""
+    return [
+        f"messages[{index}].tool_calls[{number}].function.arguments"
+        for index, message in enumerate(messages)
+        for number, call in enumerate(_calls(message))
+        if isinstance(call, Mapping)
+        and isinstance(call.get("function"), Mapping)
+        and isinstance(call["function"].get("arguments"), str)
+    ]
+
+
+def called_names(messages: Sequence[Message]) -> Iterator[str]:
+    """Names of the functions that were called."""
+    for message in messages:
+        for call in _calls(message):
+            function = call.get("function") if isinstance(call, Mapping) else None
+            if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+                yield function["name"]
+
+
+def _calls(message: Message) -> list[Any]:
+    calls = message.get("tool_calls")
+    return calls if isinstance(calls, list) else []
+
+
+def _with_calls(message: Message, convert: Callable[[Any], Any]) -> Message:
+    if not _calls(message):
+        return message
+    return {
+        **message,
+        "tool_calls": [_with_call(call, convert) for call in _calls(message)],
+    }
+
+
+def _with_call(call: Any, convert: Callable[[Any], Any]) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or "arguments" not in function:
+        return call
+    converted = {**function, "arguments": convert(function["arguments"])}
+    return {**call, "function": converted}
+
+
+def _arguments_object(arguments: Any) -> Any:
+    if not isinstance(arguments, str):
+        return arguments
+    if not arguments.strip():
+        return {}
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+
+def _arguments_text(arguments: Any) -> Any:
+    if isinstance(arguments, str):
+        return arguments if arguments.strip() else "{}"
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def with_content(
+    messages: Sequence[Message], style: Callable[[str], ContentStyle]
+) -> list[Message]:
+    """Content as the template takes it for each role.
+
+    Parts become one string, a line each, for a template that takes only strings; a
+    string becomes one part for a template that takes only parts.
+    """
+    return [
+        _with_content(message, style(str(message.get("role")))) for message in messages
+    ]
+
+
+def _with_content(message: Message, style: ContentStyle) -> Message:
+    content = message.get("content")
+    if isinstance(content, list):
+        if style == "text":
+            return {**message, "content": "\n".join(texts(message))}
+        return {**message, "content": [_text_part(part) for part in content]}
+    if isinstance(content, str) and style == "parts":
+        return {**message, "content": [{"type": "text", "text": content}]}
+    return message
+
+
+def _text_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    if part["type"] == "text":
+        return part
+    rest = {name: value for name, value in part.items() if name != "refusal"}
+    return {**rest, "type": "text", "text": part["refusal"]}
+
+
+def texts(message: Message) -> list[str]:
+    """The text of each part, or of the whole."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return [content]
+    return [part[_TEXTS[part["type"]]] for part in content or ()]
+
+
+def late_system(messages: Sequence[Message]) -> list[Message]:
+    """System messages that are not the first message."""
+    return [message for message in messages[1:] if message.get("role") == "system"]
+
+
+def with_one_system(messages: Sequence[Message]) -> list[Message]:
+    """All system messages in one that leads, blank lines between them."""
+    system = [message for message in messages if message.get("role") == "system"]
+    if not system:
+        return list(messages)
+    merged = {key: value for message in system[::-1] for key, value in message.items()}
+    merged["content"] = "\n\n".join("\n".join(texts(message)) for message in system)
+    others = [message for message in messages if message.get("role") != "system"]
+    return [merged, *others]
+
+
+def with_absent_content(
+    messages: Sequence[Message], content: str | None
+) -> list[Message]:
+    """Messages without content, such as tool calls, given this one."""
+    return [
+        message if "content" in message else {**message, "content": content}
+        for message in messages
+    ]
