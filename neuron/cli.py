@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.insert(0, "serve")
     if given[0] == "quantize":
         return _quantize(given[1:])
+    if given[0] == "import":
+        return _import(given[1:])
     return _serve(_parser().parse_args(given))
 
 
@@ -53,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--log-level", choices=_LEVELS, default="info")
     commands.add_parser("quantize", help="turn a Hugging Face folder into EXL2")
+    commands.add_parser("import", help="turn a GGUF file into EXL2")
     return parser
 
 
@@ -64,6 +67,14 @@ def _quantize(arguments: list[str]) -> int:
     )
     quantize_command.add_arguments(parser)
     return quantize_command.run(parser.parse_args(arguments))
+
+
+def _import(arguments: list[str]) -> int:
+    from neuron import import_command
+
+    parser = argparse.ArgumentParser(prog="neuron import")
+    import_command.add_arguments(parser)
+    return import_command.run(parser.parse_args(arguments))
 
 
 def _serve(options: argparse.Namespace) -> int:

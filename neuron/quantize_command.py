@@ -18,6 +18,7 @@ from neuron.exl2.convert import (
     convert,
 )
 from neuron.exl2.errors import FormatError
+from neuron.models.errors import ModelError
 
 OK: Final = 0
 REFUSED: Final = 1
@@ -47,16 +48,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rounding to nearest with a search for the best scales. No calibration."
     )
     parser.add_argument("source", type=Path, metavar="SRC", help="folder to read")
+    add_target(parser)
+    add_bits(parser, required=True)
+    add_details(parser)
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the folder to make."""
     parser.add_argument(
         "target", type=Path, metavar="DST", help="folder to make; new or empty"
     )
+
+
+def add_bits(parser: argparse._ActionsContainer, *, required: bool) -> None:
+    """Add `--bits`, which may be one of a group."""
     parser.add_argument(
         "--bits",
         type=_bits,
-        required=True,
+        required=required,
         metavar="B",
         help="mean bits per weight without the head, scales included, such as 4.5",
     )
+
+
+def add_details(parser: argparse.ArgumentParser) -> None:
+    """Add what has a default."""
     parser.add_argument(
         "--head-bits",
         type=int,
@@ -75,24 +91,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize; 0 where it worked, 1 where it was refused, 130 where interrupted."""
-    console = Console()
-    options = ConvertOptions(
+
+    def quantize(progress: Progress) -> str:
+        report = convert(args.source, args.target, options_of(args), shown(progress))
+        return summary(args.target, report)
+
+    return run_shown("neuron quantize", quantize)
+
+
+def options_of(args: argparse.Namespace) -> ConvertOptions:
+    """What the arguments ask for, with a worker for each CPU."""
+    return ConvertOptions(
         bits=args.bits,
         head_bits=args.head_bits,
         group_rows=args.group_rows,
         workers=min(os.cpu_count() or 1, _MAX_WORKERS),
     )
+
+
+def run_shown(command: str, work: Callable[[Progress], str]) -> int:
+    """Do the work under a progress bar; say what it returns, or why it failed.
+
+    Returns:
+        0 where it worked, 1 where it was refused, 130 where interrupted.
+    """
+    console = Console()
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
     try:
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-            report = convert(args.source, args.target, options, _shown(progress))
-    except (ConvertError, FormatError, OSError) as error:
-        _say(Console(stderr=True), f"neuron quantize: {error}")
+            done = work(progress)
+    except (ConvertError, FormatError, ModelError, OSError) as error:
+        _say(Console(stderr=True), f"{command}: {error}")
         return REFUSED
     except KeyboardInterrupt:
-        _say(Console(stderr=True), "neuron quantize: interrupted; nothing was kept")
+        _say(Console(stderr=True), f"{command}: interrupted; nothing was kept")
         return INTERRUPTED
-    _say(console, _summary(args.target, report))
+    _say(console, done)
     return OK
 
 
@@ -101,7 +135,7 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _shown(progress: Progress) -> Callable[[LayerReport], None]:
+def shown(progress: Progress) -> Callable[[LayerReport], None]:
     """A callback that moves the bar and prints a line for each layer."""
     task = progress.add_task("Quantizing", total=None)
 
@@ -115,7 +149,8 @@ def _shown(progress: Progress) -> Callable[[LayerReport], None]:
     return show
 
 
-def _summary(target: Path, report: ConvertReport) -> str:
+def summary(target: Path, report: ConvertReport) -> str:
+    """One line on what came out."""
     mean = sum(layer.error for layer in report.layers) / len(report.layers)
     return (
         f"{target}: {report.bpw:.3f} bpw, head {report.head_bpw:.3f} bpw, "

@@ -1,8 +1,7 @@
 """What a model folder is going to be quantized into, before anything is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from neuron.exl2.architectures import (
     EMBEDDING,
@@ -13,13 +12,10 @@ from neuron.exl2.architectures import (
     required_names,
 )
 from neuron.exl2.bitstream import WIDTHS
-from neuron.exl2.directory import TensorDirectory
 from neuron.exl2.errors import FormatError, shown_name
 from neuron.exl2.recipe import GroupPlan, LayerShape, mixed, stored_bits, uniform
+from neuron.exl2.source import FLOATS, TensorSource
 from neuron.exl2.write import TensorPlan
-
-FLOATS: Final = ("F16", "BF16", "F32")
-"""Dtypes that can be quantized, or kept as float16."""
 
 
 class ConvertError(Exception):
@@ -106,7 +102,7 @@ def mean_bpw(jobs: Sequence[LayerJob]) -> float:
 
 
 def plan_conversion(
-    tensors: TensorDirectory, config: dict[str, object], options: ConvertOptions
+    tensors: TensorSource, config: Mapping[str, object], options: ConvertOptions
 ) -> ConversionPlan:
     """Decide what becomes of each tensor.
 
@@ -143,7 +139,7 @@ def plan_conversion(
 
 
 def _read_config(
-    tensors: TensorDirectory, config: dict[str, object]
+    tensors: TensorSource, config: Mapping[str, object]
 ) -> tuple[int, bool]:
     """(number of layers, whether the head is tied), if the model is one of ours."""
     file = tensors.path / "config.json"
@@ -168,7 +164,7 @@ def _read_config(
     return layers, tied
 
 
-def _shape(tensors: TensorDirectory, name: str) -> LayerShape:
+def _shape(tensors: TensorSource, name: str) -> LayerShape:
     """Shape of a stored [out_features, in_features] weight."""
     spec = tensors.spec(name)
     if spec.dtype not in FLOATS or len(spec.shape) != 2 or 0 in spec.shape:
@@ -180,7 +176,7 @@ def _shape(tensors: TensorDirectory, name: str) -> LayerShape:
     return LayerShape(in_features=spec.shape[1], out_features=spec.shape[0])
 
 
-def _bias(tensors: TensorDirectory, key: str, shape: LayerShape) -> str | None:
+def _bias(tensors: TensorSource, key: str, shape: LayerShape) -> str | None:
     """The name of the layer's bias, where it has one."""
     name = f"{key}.bias"
     if name not in tensors.specs:

@@ -1,20 +1,17 @@
 """Quantizing a whole Hugging Face model folder into an EXL2 one, on the CPU."""
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuron.exl2.conversion_plan import (
-    FLOATS,
     ConversionPlan,
     ConvertError,
     ConvertOptions,
@@ -22,11 +19,13 @@ from neuron.exl2.conversion_plan import (
     mean_bpw,
     plan_conversion,
 )
-from neuron.exl2.directory import INDEX_NAME, TensorDirectory, open_model
+from neuron.exl2.directory import INDEX_NAME, open_model
 from neuron.exl2.errors import FormatError
 from neuron.exl2.exl2_linear import Exl2Linear
 from neuron.exl2.json_file import read_json_object
+from neuron.exl2.new_folder import appearing
 from neuron.exl2.quantize import quantize_linear
+from neuron.exl2.source import TensorSource, read_half
 from neuron.exl2.write import TensorWriter, shard
 
 __all__ = [
@@ -35,6 +34,7 @@ __all__ = [
     "ConvertReport",
     "LayerReport",
     "convert",
+    "quantize_into",
 ]
 
 FORMAT_VERSION: Final = "0.3.2"
@@ -83,28 +83,47 @@ def convert(
         FormatError: the source is not a well-formed model.
         OSError: something cannot be read or written.
     """
-    options.check()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConvertError(f"{target} exists and is not an empty folder")
     config = read_json_object(source / "config.json")
     tensors = open_model(source)
-    plan = plan_conversion(tensors, config, options)
-    with _appearing(target) as folder:
-        reports = _write_tensors(folder, tensors, plan, options, progress)
-        _write_config(folder, config, options)
+    with appearing(target) as folder:
+        report = quantize_into(folder, tensors, config, options, progress)
         _copy_others(source, folder)
-        written = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    return report
+
+
+def quantize_into(
+    folder: Path,
+    tensors: TensorSource,
+    config: Mapping[str, object],
+    options: ConvertOptions,
+    progress: Callable[[LayerReport], None] = lambda report: None,
+) -> ConvertReport:
+    """Write the tensors and the config.json of an EXL2 model into `folder`.
+
+    Args:
+        tensors: the model's, under their Hugging Face names.
+        config: its config.json.
+
+    Raises:
+        ConvertError: the options or the architecture are refused.
+        FormatError: the source is not a well-formed model.
+        OSError: something cannot be read or written.
+    """
+    options.check()
+    plan = plan_conversion(tensors, config, options)
+    reports = _write_tensors(folder, tensors, plan, options, progress)
+    _write_config(folder, config, options)
     return ConvertReport(
         bpw=mean_bpw(plan.layers),
         head_bpw=mean_bpw([plan.head]),
         layers=tuple(reports),
-        bytes_written=written,
+        bytes_written=sum(p.stat().st_size for p in folder.glob("*.safetensors")),
     )
 
 
 def _write_tensors(
     folder: Path,
-    tensors: TensorDirectory,
+    tensors: TensorSource,
     plan: ConversionPlan,
     options: ConvertOptions,
     progress: Callable[[LayerReport], None],
@@ -116,7 +135,7 @@ def _write_tensors(
         ThreadPoolExecutor(options.workers) as pool,
     ):
         for kept in plan.kept:
-            writer.write(kept.name, _half(tensors, kept.name))
+            writer.write(kept.name, read_half(tensors, kept.name))
         results = pool.map(lambda job: _quantize(tensors, job), plan.jobs)
         try:
             for job, (linear, error) in zip(plan.jobs, results, strict=True):
@@ -133,10 +152,10 @@ def _write_tensors(
     return reports
 
 
-def _quantize(tensors: TensorDirectory, job: LayerJob) -> tuple[Exl2Linear, float]:
+def _quantize(tensors: TensorSource, job: LayerJob) -> tuple[Exl2Linear, float]:
     """The layer and the relative Frobenius norm of its error."""
     weight = np.ascontiguousarray(tensors.read(job.weight).T, dtype=np.float32)
-    bias = None if job.bias is None else _half(tensors, job.bias)
+    bias = None if job.bias is None else read_half(tensors, job.bias)
     try:
         linear = quantize_linear(weight, job.groups, order=_order(weight), bias=bias)
     except ValueError as error:
@@ -156,21 +175,11 @@ def _order(weight: NDArray[np.float32]) -> NDArray[np.intp]:
     return np.argsort(-norms, kind="stable")
 
 
-def _half(tensors: TensorDirectory, name: str) -> NDArray[np.float16]:
-    spec = tensors.spec(name)
-    if spec.dtype not in FLOATS:
-        raise FormatError(spec.file, name, f"is {spec.dtype}, must be a float")
-    tensor: NDArray[Any] = tensors.read(name)
-    if tensor.size and not np.abs(tensor).max() <= np.finfo(np.float16).max:
-        raise FormatError(spec.file, name, "has numbers beyond float16's range")
-    return tensor.astype(np.float16, copy=False)
-
-
 def _write_config(
-    folder: Path, config: dict[str, object], options: ConvertOptions
+    folder: Path, config: Mapping[str, object], options: ConvertOptions
 ) -> None:
     dtype_key = "dtype" if "dtype" in config else "torch_dtype"
-    quantized = config | {
+    quantized = dict(config) | {
         dtype_key: "float16",
         "quantization_config": {
             "quant_method": "exl2",
@@ -190,17 +199,3 @@ def _copy_others(source: Path, folder: Path) -> None:
         wanted = file.suffix in _COPIED or file.stem.upper() in _COPIED_STEMS
         if file.is_file() and wanted and file.name not in ("config.json", INDEX_NAME):
             shutil.copyfile(file, folder / file.name)
-
-
-@contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """A folder beside the target that becomes it, or vanishes on any error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.parent / f".{target.name}.partial-{os.getpid()}"
-    folder.mkdir()
-    try:
-        yield folder
-        folder.rename(target)
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
