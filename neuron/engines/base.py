@@ -52,6 +52,10 @@ class TokenConstraint(Protocol):
     Whatever it raises fails its request and no other.
     """
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that it takes for an end of the output, whatever the stop ids are."""
+
     def mask(self) -> "NDArray[np.int32]":
         """Bits of the tokens that may come next, token 0 the lowest of the first word.
 

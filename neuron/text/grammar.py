@@ -106,7 +106,8 @@ class GrammarCompiler:
         warnings = matcher.get_grammar_warnings()
         if warnings and not spec.lenient:
             raise GrammarError("", "; ".join(warnings))
-        compiled = GrammarConstraint(matcher, self._tokenizer.vocab_size)
+        ends = frozenset(self._tokenizer.eos_tokens)
+        compiled = GrammarConstraint(matcher, self._tokenizer.vocab_size, ends)
         try:
             # Only now does a grammar show that no text at all follows it.
             compiled.fork().mask()

@@ -19,9 +19,16 @@ class GrammarConstraint:
     It has the shape of the engines' TokenConstraint.
     """
 
-    def __init__(self, matcher: LLMatcher, vocab: int) -> None:
+    def __init__(self, matcher: LLMatcher, vocab: int, ends: frozenset[int]) -> None:
+        """`vocab` is the number of tokens that a mask has bits for."""
         self._matcher = matcher
         self._words = -(-vocab // _BITS)
+        self._ends = ends
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an output; allowed where one may be."""
+        return self._ends
 
     def mask(self) -> NDArray[np.int32]:
         """Bits of the tokens that may come next, ends included where one may be.
@@ -55,10 +62,8 @@ class GrammarConstraint:
 
     def fork(self) -> Self:
         """Another one, at the same point, that goes its own way."""
-        other = type(self).__new__(type(self))
-        other._matcher = self._matcher.deep_copy()
-        other._words = self._words
-        return other
+        matcher = self._matcher.deep_copy()
+        return type(self)(matcher, self._words * _BITS, self._ends)
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -51,17 +51,17 @@ def _of_response_format(value: object) -> RequestedGrammar | None:
     field = "response_format"
     if value is None:
         return None
-    kind = _object(field, value).get("type")
-    match kind:
+    format_ = _object(field, value)
+    match format_.get("type"):
         case "text":
             return None
         case "json_object":
             return RequestedGrammar(field, GrammarSpec("json_object"))
         case "json_schema":
-            return _of_json_schema(f"{field}.json_schema", _object(field, value))
-    raise GrammarError(
-        f"{field}.type", f"{kind!r} is none of text, json_object and json_schema"
-    )
+            return _of_json_schema(f"{field}.json_schema", format_)
+        case other:
+            kinds = "text, json_object and json_schema"
+            raise GrammarError(f"{field}.type", f"{other!r} is none of {kinds}")
 
 
 def _of_json_schema(field: str, value: Mapping[str, Any]) -> RequestedGrammar:
