@@ -1,7 +1,7 @@
 """Token ids to text, one at a time, losing nothing and never half a code point."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from neuron.text.tokenizer import TextTokenizer
@@ -19,11 +19,19 @@ class Detokenizer:
     What a token spells depends on its neighbours (a leading space is dropped at the
     very beginning only; a code point may be spread over tokens), so each one is
     decoded together with the few before it, and the difference is its text. Bytes
-    that cannot become a code point any more appear as U+FFFD.
+    that cannot become a code point any more appear as U+FFFD. Special tokens have no
+    text, but for the `visible` ones: those appear as they are spelt.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, prompt: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        prompt: Sequence[int] = (),
+        *,
+        visible: Collection[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
+        self._visible = visible
         self._window: list[int] = []
         self._emitted = 0
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
@@ -33,13 +41,20 @@ class Detokenizer:
     def feed(self, token_id: int) -> str:
         """The text that is certain now, which may be none or finish an earlier one."""
         if self._tokenizer.is_silent(token_id):
-            return ""
+            return self._spell(token_id) if token_id in self._visible else ""
         byte = self._tokenizer.byte_of(token_id)
         if byte is not None:
             held = self._flush_window()
             self._restart([token_id])
             return held + self._bytes.decode(bytes([byte]))
         return self._bytes.decode(b"", final=True) + self._feed_token(token_id)
+
+    def _spell(self, token_id: int) -> str:
+        """What was held back can get no better; what comes next keeps its space."""
+        held = self.flush()
+        whole = self._tokenizer.decode(self._window[-1:])
+        self._restart([] if _REPLACEMENT in whole else self._window[-1:])
+        return held + self._tokenizer.token(token_id)
 
     def _feed_token(self, token_id: int) -> str:
         self._window.append(token_id)

@@ -23,11 +23,10 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, config: dict[str, Any]) -> None:
         self._tokenizer = tokenizer
-        self._special_ids = frozenset(
-            id_
-            for id_, token in tokenizer.get_added_tokens_decoder().items()
-            if token.special
-        )
+        added = tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(id_ for id_, t in added.items() if t.special)
+        self.added_tokens = {token.content: id_ for id_, token in added.items()}
+        """Texts that are always one token, special or not, such as `<tool_call>`."""
         self._bytes = {
             id_: int(match[1], 16)
             for token, id_ in tokenizer.get_vocab(with_added_tokens=False).items()

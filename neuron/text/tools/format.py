@@ -1,0 +1,52 @@
+"""What every format of tool calls can do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from neuron.text.reader import Reader, Waiting
+from neuron.text.tools.calls import CallSink, random_id
+from neuron.text.tools.lark import Lark
+from neuron.text.tools.spec import ToolSpec
+
+
+class ToolFormat(ABC):
+    """How one family of models writes calls; stateless.
+
+    Reading is tolerant: a format also reads what relatives of its models write in the
+    same place. Writing, which is what `grammar` prescribes, is exact.
+    """
+
+    name: ClassVar[str]
+    markers: ClassVar[tuple[str, ...]]
+    """Each begins a call wherever it stands."""
+    bare: ClassVar[str] = ""
+    """Characters that may begin a call without a marker where the answer begins."""
+    tokens: ClassVar[tuple[str, ...]] = ()
+    """What else the format is written with; special tokens among them and the markers
+    must be spelt out for the reader."""
+
+    @abstractmethod
+    def in_template(self, template: str) -> str | None:
+        """What shows that a chat template writes this format; None where nothing."""
+
+    def in_vocabulary(self, tokens: Mapping[str, int]) -> str | None:
+        """What shows that a model without such a template was trained on it."""
+        return next((marker for marker in self.markers if marker in tokens), None)
+
+    @abstractmethod
+    def read(self, reader: Reader, sink: CallSink) -> Waiting[None]:
+        """Read a call, or several that follow each other, marker included.
+
+        Raises:
+            NotACallError: what follows is none; what was read before and not given to
+                the sink is text.
+        """
+
+    @abstractmethod
+    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+        """The body of a Lark rule for one call, or for several with `parallel`."""
+
+    def new_id(self) -> str:
+        """An id for a call."""
+        return random_id()

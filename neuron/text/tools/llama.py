@@ -1,0 +1,105 @@
+"""Llama 3.1 and later: JSON or Python, with or without a marker before it.
+
+    <|python_tag|>{"name": "f", "parameters": {"a": 1}}
+    [f(a=1), g()]
+
+Without the marker it is a call only at the beginning of the answer, and only of a tool
+that is declared. Several JSON calls are separated by semicolons.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from neuron.text.reader import Reader, Waiting
+from neuron.text.tools.calls import WORD, CallSink
+from neuron.text.tools.format import ToolFormat
+from neuron.text.tools.json_calls import read_call, read_calls
+from neuron.text.tools.lark import NAME, Lark, listed, property_schema
+from neuron.text.tools.python_calls import read_python_calls
+from neuron.text.tools.spec import ToolSpec
+
+_TAG: Final = "<|python_tag|>"
+_START: Final = "<|python_start|>"
+_END: Final = "<|python_end|>"
+_PYTHON: Final = re.compile(r"\[\w+\(\w+=\w+")
+_JSON: Final = '"parameters": '
+
+
+class _Llama(ToolFormat):
+    markers = (_TAG, _START)
+    bare = "{["
+    tokens = (_END,)
+
+    def read(self, reader: Reader, sink: CallSink) -> Waiting[None]:
+        marked = (yield from reader.skip(_TAG)) or (yield from reader.skip(_START))
+        sink.sure = marked
+        if (yield from _sees_python(reader)):
+            yield from read_python_calls(reader, sink, bare=not marked)
+        else:
+            yield from read_calls(reader, sink, bare=not marked)
+            while (yield from _sees_another(reader)):
+                yield from reader.skip(";")
+                yield from read_call(reader, sink, bare=not marked)
+        yield from reader.skip(_END)
+
+
+class LlamaJson(_Llama):
+    name = "llama_json"
+
+    def in_template(self, template: str) -> str | None:
+        known = (_TAG, _JSON)
+        return next((evidence for evidence in known if evidence in template), None)
+
+    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+        call = lark.each(tools, ['{"name": "', NAME, '", "parameters": '], ["}"])
+        return listed(call, parallel, lark.text("; "))
+
+
+class Pythonic(_Llama):
+    name = "pythonic"
+
+    def in_template(self, template: str) -> str | None:
+        match = _PYTHON.search(template)
+        return match and match[0]
+
+    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+        call = lark.either([_call(lark, tool) for tool in tools])
+        return f'"[" {listed(call, parallel, lark.text(", "))} "]"'
+
+
+def _sees_python(reader: Reader) -> Waiting[bool]:
+    start = yield from reader.after_space()
+    if not (yield from reader.sees("[", start)):
+        return False
+    return (yield from reader.peek((yield from reader.after_space(start + 1)))) != "{"
+
+
+def _sees_another(reader: Reader) -> Waiting[bool]:
+    """A semicolon and a brace after it."""
+    semicolon = yield from reader.after_space()
+    if not (yield from reader.sees(";", semicolon)):
+        return False
+    return (yield from reader.sees("{", (yield from reader.after_space(semicolon + 1))))
+
+
+def _call(lark: Lark, tool: ToolSpec) -> str:
+    """Arguments by name, the required ones first. Their values are JSON, which the
+    reader takes for Python's where the two differ."""
+    required: list[str] = []
+    optional: list[str] = []
+    for key in tool.properties:
+        if not WORD.fullmatch(key):
+            raise ValueError(f"{tool.name}: {key!r} cannot be the name of an argument")
+        name = lark.text(f"{key}=")
+        argument = f"{name} {lark.json(property_schema(tool, key))}"
+        in_required = key in tool.parameters.get("required", [])
+        (required if in_required else optional).append(lark.rule(argument))
+    more = [f'(", " {rule})?' for rule in optional]
+    if required:
+        arguments = ' ", " '.join(required) + " " + " ".join(more)
+    else:
+        chains = [" ".join([rule, *more[i + 1 :]]) for i, rule in enumerate(optional)]
+        arguments = f"({' | '.join(chains)})?" if chains else ""
+    opening = lark.text(f"{tool.name}(")
+    return f'{opening} {arguments} ")"'
