@@ -170,13 +170,14 @@ class _Template:
         *,
         to_continue: bool,
     ) -> str:
-        """The first form of the conversation that the template takes whole.
+        """The conversation as it is, or else the first form that is taken whole.
 
-        Where it takes none whole, the first that it takes at all counts.
+        Raises:
+            TemplateError: none is; it says why not as it is.
         """
+        normal = self._normal(messages)
         refusal: TemplateError | None = None
         incomplete: str | None = None
-        normal = self._normal(messages)
         for form in _forms(normal):
             try:
                 text = self._render(form, variables, to_continue=to_continue)
@@ -185,7 +186,8 @@ class _Template:
                 continue
             if _is_whole(normal, text):
                 return text
-            incomplete = text if incomplete is None else incomplete
+            if form is normal:
+                incomplete = text
         if incomplete is not None:
             return incomplete
         raise self._explained(refusal, normal)
@@ -195,10 +197,8 @@ class _Template:
         normal = conversation.with_reasoning_names(normal)
         if not self._traits.knows_developer:
             normal = conversation.developer_as_system(normal)
-        if any(True for _ in conversation.called_names(normal)):
-            normal = conversation.with_arguments(
-                normal, as_text=self._traits.arguments_as_text
-            )
+        if conversation.has_calls(normal):
+            normal = self._traits.calls.apply(normal)
         return normal
 
     def _render(
@@ -220,38 +220,40 @@ class _Template:
     ) -> TemplateError:
         """The refusal, with what is odd about the conversation and may be why."""
         assert refusal is not None
-        unparsed = conversation.unparsed_arguments(messages)
-        if not unparsed or self._traits.arguments_as_text:
+        if not conversation.has_calls(messages):
             return refusal
-        return TemplateError(
-            f"{unparsed[0]}: is not a JSON object, which the chat template may need:"
-            f" {refusal}",
-            line=refusal.line,
-            param=unparsed[0],
-        )
+        calls = self._traits.calls
+        unparsed = conversation.unparsed_arguments(messages)
+        if not calls.shown:
+            reason, param = "the chat template shows no tool calls", refusal.param
+        elif unparsed and not calls.arguments_as_text:
+            param = unparsed[0]
+            reason = f"{param} is no JSON object, which the chat template may need"
+        else:
+            return refusal
+        return TemplateError(f"{reason}: {refusal}", line=refusal.line, param=param)
 
 
 def _forms(messages: list[Message]) -> Iterator[list[Message]]:
     """The conversation, then forms of it for templates that take it no other way."""
-    wholes = [messages]
+    yield messages
+    merged = messages
     if conversation.late_system(messages):
-        wholes.append(conversation.with_one_system(messages))
-    yield from wholes
-    if any("content" not in message for message in messages):
-        for content in (None, ""):
-            for whole in wholes:
-                yield conversation.with_absent_content(whole, content)
+        merged = conversation.with_one_system(messages)
+        yield merged
+    if conversation.has_calls(messages):
+        yield conversation.with_short_ids(messages)
+        if merged is not messages:
+            yield conversation.with_short_ids(merged)
 
 
 def _is_whole(messages: list[Message], rendered: str) -> bool:
-    """Whether nothing is lost that templates have been seen to lose silently."""
-    wanted = [
-        text.strip()
+    """Whether no system message is lost, which templates are known to do silently."""
+    return all(
+        text.strip() in rendered
         for message in conversation.late_system(messages)
         for text in conversation.texts(message)
-    ]
-    wanted += conversation.called_names(messages)
-    return all(text in rendered for text in wanted)
+    )
 
 
 def _plain(

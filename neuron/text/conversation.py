@@ -5,8 +5,9 @@ arguments of tool calls as a JSON string, content in parts, nulls, a `developer`
 function here undoes one such difference and leaves every other field as it is.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from neuron.text.compiled_template import TemplateError
@@ -14,8 +15,14 @@ from neuron.text.compiled_template import TemplateError
 Message = Mapping[str, Any]
 """`role`, `content` (a string, a list of parts, or null), and what else there is."""
 
-ContentStyle = Literal["text", "parts", "either"]
-"""What a template takes as a message's content: a string, a list of parts, or both."""
+ContentStyle = Literal["text", "part", "parts", "either"]
+"""What a template takes as a message's content: a string, a list of one part, a list of
+parts, or a string as well as parts."""
+
+CallContent = Literal["absent", "null", "empty"]
+"""What a template takes as the content of a message that only calls tools."""
+
+_SHORT: Final = 9
 
 _TEXTS: Final = {"text": "text", "refusal": "refusal"}
 """Types of part that are text, and the field that has it."""
@@ -114,13 +121,9 @@ def unparsed_arguments(messages: Sequence[Message]) -> list[str]:
     ]
 
 
-def called_names(messages: Sequence[Message]) -> Iterator[str]:
-    """Names of the functions that were called."""
-    for message in messages:
-        for call in _calls(message):
-            function = call.get("function") if isinstance(call, Mapping) else None
-            if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-                yield function["name"]
+def has_calls(messages: Sequence[Message]) -> bool:
+    """Whether tools were called."""
+    return any(_calls(message) for message in messages)
 
 
 def _calls(message: Message) -> list[Any]:
@@ -169,7 +172,8 @@ def with_content(
     """Content as the template takes it for each role.
 
     Parts become one string, a line each, for a template that takes only strings; a
-    string becomes one part for a template that takes only parts.
+    string becomes one part for a template that takes only parts. Without content, a
+    message stays as it is.
     """
     return [
         _with_content(message, style(str(message.get("role")))) for message in messages
@@ -178,13 +182,13 @@ def with_content(
 
 def _with_content(message: Message, style: ContentStyle) -> Message:
     content = message.get("content")
-    if isinstance(content, list):
-        if style == "text":
-            return {**message, "content": "\n".join(texts(message))}
+    if content is None or (isinstance(content, str) and style in ("text", "either")):
+        return message
+    if isinstance(content, list) and style in ("parts", "either"):
         return {**message, "content": [_text_part(part) for part in content]}
-    if isinstance(content, str) and style == "parts":
-        return {**message, "content": [{"type": "text", "text": content}]}
-    return message
+    text = "\n".join(texts(message))
+    whole = text if style == "text" else [{"type": "text", "text": text}]
+    return {**message, "content": whole}
 
 
 def _text_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -218,11 +222,39 @@ def with_one_system(messages: Sequence[Message]) -> list[Message]:
     return [merged, *others]
 
 
-def with_absent_content(
-    messages: Sequence[Message], content: str | None
-) -> list[Message]:
-    """Messages without content, such as tool calls, given this one."""
+def with_call_content(messages: Sequence[Message], form: CallContent) -> list[Message]:
+    """Tool calls without content, in the form that the template expects."""
+    if form == "absent":
+        return list(messages)
+    content = None if form == "null" else ""
     return [
-        message if "content" in message else {**message, "content": content}
+        {**message, "content": content}
+        if _calls(message) and "content" not in message
+        else message
         for message in messages
     ]
+
+
+def with_short_ids(messages: Sequence[Message]) -> list[Message]:
+    """Ids of tool calls as nine letters and digits, the same for the same id."""
+    return [_with_short_ids(message) for message in messages]
+
+
+def _with_short_ids(message: Message) -> Message:
+    if isinstance(call_id := message.get("tool_call_id"), str):
+        message = {**message, "tool_call_id": _short(call_id)}
+    if _calls(message):
+        calls = [
+            {**call, "id": _short(call["id"])}
+            if isinstance(call, Mapping) and isinstance(call.get("id"), str)
+            else call
+            for call in _calls(message)
+        ]
+        message = {**message, "tool_calls": calls}
+    return message
+
+
+def _short(call_id: str) -> str:
+    if len(call_id) == _SHORT and call_id.isascii() and call_id.isalnum():
+        return call_id
+    return hashlib.sha256(call_id.encode(errors="replace")).hexdigest()[:_SHORT]

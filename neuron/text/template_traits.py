@@ -7,16 +7,35 @@ for each question, when the question first comes up.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+from neuron.text import conversation
 from neuron.text.compiled_template import CompiledTemplate, TemplateError
-from neuron.text.conversation import ContentStyle
+from neuron.text.conversation import CallContent, ContentStyle, Message
 from neuron.text.template_bounds import RenderLimits
 
 _FIRST: Final = "needleone"
 _SECOND: Final = "needletwo"
 _QUOTES: Final = ("'", '"')
+_ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 _LIMITS: Final = RenderLimits(seconds=0.5, value=1 << 20, total=16 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class CallStyle:
+    """What a template takes as a message that calls tools."""
+
+    content: CallContent = "absent"
+    arguments_as_text: bool = False
+    """JSON strings instead of objects."""
+    shown: bool = True
+    """Whether it shows calls at all."""
+
+    def apply(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages in this style."""
+        messages = conversation.with_call_content(messages, self.content)
+        return conversation.with_arguments(messages, as_text=self.arguments_as_text)
 
 
 class TemplateTraits:
@@ -28,12 +47,12 @@ class TemplateTraits:
         self._template = template
         self._special_tokens = special_tokens
         self._styles: dict[str, ContentStyle] = {}
-        self._arguments_as_text: bool | None = None
+        self._calls: CallStyle | None = None
         self.knows_developer = "developer" in template.source
 
     def content_style(self, role: str) -> ContentStyle:
         """Whether content of `role` may be a string, parts, or either."""
-        if role not in _AROUND:
+        if role not in _ROLES:
             role = "user"
         if (style := self._styles.get(role)) is None:
             style = self._styles[role] = self._find_style(role)
@@ -46,33 +65,44 @@ class TemplateTraits:
                 role, [{"type": "text", "text": word} for word in (_FIRST, _SECOND)]
             )
         )
-        takes_parts = (
-            _FIRST in parts and _SECOND in parts and not _is_quoted(_FIRST, parts)
-        )
-        if not takes_parts:
+        takes_text = _FIRST in text
+        if _FIRST not in parts or _is_quoted(_FIRST, parts):
             return "text"
-        return "either" if _FIRST in text else "parts"
+        if _SECOND not in parts:
+            return "text" if takes_text else "part"
+        return "either" if takes_text else "parts"
 
-    def _with_content(self, role: str, content: Any) -> list[dict[str, Any]]:
-        before, after = _AROUND[role]
-        conversation = [*before, {"role": role, "content": content}, *after]
+    def _with_content(self, role: str, content: Any) -> list[Message]:
+        message = {"role": role, "content": content}
+        if role in ("system", "developer"):
+            return [message, _USER]
+        if role == "assistant":
+            return [_USER, message, _USER]
         if role == "tool":
-            conversation[-1] |= {"tool_call_id": _ID, "name": "probe"}
-            if self.arguments_as_text:
-                conversation[-2] = _call(json.dumps(_ARGUMENTS))
-        return conversation
+            result = {**message, "tool_call_id": _ID, "name": _NAME}
+            return [_USER, _call(self.calls), result]
+        return [message]
 
     @property
-    def arguments_as_text(self) -> bool:
-        """Whether arguments of tool calls must be JSON strings, not objects."""
-        if self._arguments_as_text is None:
-            as_object = self._try([*_ASKED, _call(_ARGUMENTS), _RESULT])
-            shown = _FIRST in as_object and f"'{_FIRST}'" not in as_object
-            as_text = self._try([*_ASKED, _call(json.dumps(_ARGUMENTS)), _RESULT])
-            self._arguments_as_text = not shown and json.dumps(_ARGUMENTS) in as_text
-        return self._arguments_as_text
+    def calls(self) -> CallStyle:
+        """How messages that call tools must look to be seen."""
+        if self._calls is None:
+            self._calls = self._find_calls()
+        return self._calls
 
-    def _try(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def _find_calls(self) -> CallStyle:
+        contents: tuple[CallContent, ...] = ("absent", "null", "empty")
+        for content in contents:
+            for as_text in (False, True):
+                style = CallStyle(content, arguments_as_text=as_text)
+                text = self._try([_USER, _call(style), _RESULT])
+                wanted = json.dumps(_ARGUMENTS) if as_text else _FIRST
+                # Python's spelling is no JSON.
+                if _NAME in text and wanted in text and f"'{_FIRST}'" not in text:
+                    return style
+        return CallStyle(shown=False)
+
+    def _try(self, messages: Sequence[Message]) -> str:
         """What it renders; nothing where it refuses."""
         context = {
             **self._special_tokens,
@@ -92,27 +122,15 @@ def _is_quoted(word: str, text: str) -> bool:
 
 
 _ID: Final = "probe0001"
+_NAME: Final = "probefunction"
 _ARGUMENTS: Final = {_FIRST: _SECOND}
-_ASKED: Final[list[dict[str, Any]]] = [{"role": "user", "content": "Hi"}]
-_RESULT: Final[dict[str, Any]] = {
-    "role": "tool", "content": "1", "tool_call_id": _ID, "name": "probe",
+_USER: Final[Message] = {"role": "user", "content": "Hi"}
+_RESULT: Final[Message] = {
+    "role": "tool", "content": "1", "tool_call_id": _ID, "name": _NAME,
 }  # fmt: skip
 
 
-def _call(arguments: Any) -> dict[str, Any]:
-    function = {"name": "probe", "arguments": arguments}
-    return {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [{"id": _ID, "type": "function", "function": function}],
-    }
-
-
-_AROUND: Final[dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]] = {
-    "system": ([], _ASKED),
-    "developer": ([], _ASKED),
-    "user": ([], []),
-    "assistant": (_ASKED, _ASKED),
-    "tool": ([*_ASKED, _call(_ARGUMENTS)], []),
-}
-"""What makes a conversation of a message of each role."""
+def _call(style: CallStyle) -> Message:
+    function = {"name": _NAME, "arguments": _ARGUMENTS}
+    call = {"id": _ID, "type": "function", "function": function}
+    return style.apply([{"role": "assistant", "tool_calls": [call]}])[0]
