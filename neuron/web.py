@@ -1,7 +1,6 @@
 """What every HTTP surface of a neuron does alike: bodies, errors, event streams."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -26,13 +25,27 @@ SEND_DEADLINE_S: Final = 120.0
 """A client that takes no byte for this long is taken to be gone."""
 
 
+async def read_body(request: web.Request) -> bytes:
+    """The body, decompressed; the middleware answers 413 where it is too large.
+
+    Raises:
+        ApiError: 400 `malformed_body`, it is not encoded as its headers say.
+    """
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:
+        raise ApiError(
+            400, "the body is not encoded as its headers say", code="malformed_body"
+        ) from error
+
+
 async def read_json(request: web.Request) -> Any:
     """The body's JSON.
 
     Raises:
-        ApiError: 400 `malformed_json`, or 413 from the middleware.
+        ApiError: 400 `malformed_json` or `malformed_body`.
     """
-    return parse_json(await request.read())
+    return parse_json(await read_body(request))
 
 
 def parse_json(body: bytes) -> Any:
@@ -144,9 +157,22 @@ async def error_middleware(
     """Every failure leaves as the one envelope: an event where a stream has begun."""
     _stream.set(None)
     try:
-        return await handler(request)
+        response = await _answer(request, handler)
+        if (stream := _stream.get()) is not None:
+            await stream.finish()
     except ClientGoneError as gone:
+        # One that is connected but reads nothing would hold the answer's end up.
+        if request.transport is not None:
+            request.transport.abort()
         return gone.response
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ClientGoneError:
+        raise
     except ApiError as error:
         failure = error
     except web.HTTPException as error:
@@ -167,8 +193,7 @@ async def error_middleware(
     stream = _stream.get()
     if stream is None:
         return _refusal(failure)
-    with contextlib.suppress(ClientGoneError):
-        await stream.send(error_event(failure))
+    await stream.send(error_event(failure))
     return stream.response
 
 
@@ -218,9 +243,16 @@ class EventStream:
         Raises:
             ClientGoneError: it closed the connection, or took nothing in time.
         """
+        await self._in_time(self._response.write(data))
+
+    async def finish(self) -> None:
+        """End the stream; errors as those of `send`."""
+        await self._in_time(self._response.write_eof())
+
+    async def _in_time(self, writing: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(SEND_DEADLINE_S):
-                await self._response.write(data)
+                await writing
         except (ConnectionError, TimeoutError) as error:
             raise ClientGoneError(self._response) from error
 

@@ -69,7 +69,7 @@ class NeuronApi:
         get(routes.VERSION, self.version)
         get(routes.MODELS, self.models)
         get(routes.MODEL_ENDPOINT, self.endpoint)
-        get(routes.EVENTS, self.events)
+        get(routes.EVENTS, self.events, allow_head=False)
         get(routes.METRICS, self.metrics)
         get(routes.V1_MODELS, self.v1_models)
         post(routes.MODELS_LOAD, self.load)
@@ -225,7 +225,8 @@ class NeuronApi:
             contextlib.suppress(LaggedError),
             self._events.subscribe() as subscription,
         ):
-            missed = self._missed(request.headers.get("Last-Event-ID", ""))
+            last = sse.event_number(request.headers.get("Last-Event-ID", ""))
+            missed = self._missed(last)
             await stream.open()
             for event in missed:
                 await stream.send(_encode(event))
@@ -234,9 +235,9 @@ class NeuronApi:
                 await stream.send(_encode(news) if news else sse.comment(""))
         return stream.response
 
-    def _missed(self, last: str) -> list[Event]:
+    def _missed(self, last: int | None) -> list[Event]:
         """What the follower has to catch up on: the events it missed, or everything."""
-        missed = self._events.since(int(last)) if last.isdecimal() else None
+        missed = None if last is None else self._events.since(last)
         if missed is not None:
             return missed
         models = [model.model_dump(mode="json") for model in self._manager.models()]

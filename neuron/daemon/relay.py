@@ -10,7 +10,7 @@ from neuron.daemon.instance import Instance
 from neuron.daemon.manager import ModelManager
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
-from neuron.web import EventStream, error_event, parse_json
+from neuron.web import EventStream, error_event, parse_json, read_body
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Relay:
         self._manager = manager
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+        body = await read_body(request)
         instance = self._manager.route(_model_of(body))
         headers = {
             name: request.headers[name]

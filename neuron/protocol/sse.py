@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 CONTENT_TYPE = "text/event-stream"
+_MAX_DIGITS = 20
 DONE = b"data: [DONE]\n\n"
 """What ends an OpenAI stream that ended well."""
 
@@ -34,6 +35,12 @@ def encode(data: str | bytes, event: str | None = None, id: str | None = None) -
 def comment(text: str) -> bytes:
     """A comment line, which keeps a connection warm and which clients ignore."""
     return b": " + text.encode() + b"\n\n"
+
+
+def event_number(last_event_id: str) -> int | None:
+    """A `Last-Event-ID` header as a number; None where it is none of ours."""
+    ours = last_event_id.isdecimal() and len(last_event_id) <= _MAX_DIGITS
+    return int(last_event_id) if ours else None
 
 
 class SseParser:

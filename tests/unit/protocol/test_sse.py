@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from neuron.protocol.sse import SseEvent, SseParser, comment, encode
+from neuron.protocol.sse import SseEvent, SseParser, comment, encode, event_number
 
 
 def parse(raw: bytes, size: int) -> list[SseEvent]:
@@ -43,3 +43,11 @@ def test_a_line_without_end_is_given_up() -> None:
     parser.MAX_BUFFER = 10
     with pytest.raises(ValueError, match="exceeds"):
         list(parser.feed(b"data: 0123456789"))
+
+
+@pytest.mark.parametrize(
+    ("header", "number"),
+    [("17", 17), ("", None), ("-1", None), ("x", None), ("9" * 5000, None)],
+)
+def test_the_number_to_resume_from(header: str, number: int | None) -> None:
+    assert event_number(header) == number

@@ -1,14 +1,16 @@
 """Errors, wherever they happen."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
 from pydantic import BaseModel
 
+from neuron import web as surface
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
-from neuron.web import EventStream, error_middleware, validate
+from neuron.web import EventStream, error_middleware, read_json, validate
 
 
 async def fetch(handler: Any) -> tuple[int, str]:
@@ -79,3 +81,58 @@ def test_the_offending_field_is_named(value: object, param: str) -> None:
         validate(Outer, value)
     assert refusal.value.param == param
     assert refusal.value.message.startswith(param)
+
+
+@pytest.mark.parametrize("sends", [True, False])
+async def test_a_client_that_reads_nothing_is_cut_off_also_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, sends: bool
+) -> None:
+    monkeypatch.setattr(surface, "SEND_DEADLINE_S", 0.1)
+
+    async def long(request: web.Request) -> web.StreamResponse:
+        stream = await EventStream(request).open()
+        await stream.send(b"")
+        assert request.transport is not None
+        request.transport.write(bytes(32 * 1024 * 1024))  # More than sockets hold.
+        if sends:
+            await stream.send(bytes(1024 * 1024))
+        return stream.response
+
+    app = web.Application(middlewares=[error_middleware])
+    app.router.add_get("/", long)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        _, writer = await asyncio.open_connection(*runner.addresses[0])
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert runner.server is not None
+        async with asyncio.timeout(10):
+            while not runner.server.requests_count or runner.server.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        writer.close()
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_body_that_is_not_compressed_as_it_says_is_refused() -> None:
+    async def read(request: web.Request) -> web.Response:
+        await read_json(request)
+        return web.Response()
+
+    app = web.Application(middlewares=[error_middleware])
+    app.router.add_post("/", read)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        headers = {"Content-Encoding": "gzip"}
+        async with (
+            ClientSession() as session,
+            session.post(url, data=b"{}", headers=headers) as response,
+        ):
+            assert response.status == 400
+            assert (await response.json())["error"]["code"] == "malformed_body"
+    finally:
+        await runner.cleanup()
