@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from neuron.protocol.errors import ApiError, shutting_down
 from services import schema
+from services.gateway.client_request import read_body
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.info import json_response
 from services.schema import ModelAction, Operation
@@ -59,7 +60,7 @@ async def _read_action(request: web.Request) -> ModelAction:
         ApiError: a field is missing or wrong; it is named.
     """
     try:
-        action = ModelAction.model_validate_json(await request.read())
+        action = ModelAction.model_validate_json(await read_body(request))
     except ValidationError as error:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"])

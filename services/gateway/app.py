@@ -29,7 +29,7 @@ def make_app(gateway: Gateway) -> web.Application:
             web.get(routes.V1_MODELS + "/{id:.+}", info.one_model),
             *(web.post(path, inference.handle) for path in routes.INFERENCE),
             *admin.routes(),
-            web.get(schema.EVENTS, event_stream.events),
+            web.get(schema.EVENTS, event_stream.events, allow_head=False),
         ]
     )
     return app

@@ -30,13 +30,27 @@ def client_name(request: web.Request) -> str:
     return f"{request.remote or 'local'} {agent}".strip()
 
 
+async def read_body(request: web.Request) -> bytes:
+    """The body, decompressed.
+
+    Raises:
+        ApiError: it is not encoded as its headers say.
+    """
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:
+        raise ApiError(
+            400, "the body is not encoded as its headers say", code="malformed_body"
+        ) from error
+
+
 async def read_call(request: web.Request, id: str) -> Call:  # noqa: A002
     """Read the body, once.
 
     Raises:
         ApiError: it is no JSON object, or names no model.
     """
-    body = await request.read()
+    body = await read_body(request)
     try:
         fields: Any = orjson.loads(body)
     except orjson.JSONDecodeError as error:

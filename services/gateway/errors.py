@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from neuron.protocol.errors import ApiError
+from services.gateway.ending import CLIENT_CLOSED
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +34,31 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
             response.headers["Allow"] = allow
         return response
     except ConnectionResetError:
-        # The client is gone: nobody reads an answer, and it is no defect.
-        raise
+        # The client is gone, or reads nothing: that is no defect.
+        return _cut(request)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return error_response(
-            ApiError(
-                500,
-                "an internal error; the gateway's log has the reason",
-                code="internal_error",
-                type="server_error",
-            )
-        )
+        if request.writer.output_size:
+            # What has begun as another answer can only be broken off.
+            return _cut(request)
+        return error_response(internal_error())
+
+
+def internal_error() -> ApiError:
+    return ApiError(
+        500,
+        "an internal error; the gateway's log has the reason",
+        code="internal_error",
+        type="server_error",
+    )
+
+
+def _cut(request: web.Request) -> web.Response:
+    """Close the connection; the response is what aiohttp asks for, and reaches
+    nobody."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=CLIENT_CLOSED)
 
 
 def _framework_error(request: web.Request, error: web.HTTPException) -> ApiError:

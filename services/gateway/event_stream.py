@@ -12,11 +12,11 @@ from aiohttp import web
 from neuron.protocol import sse
 from services.fleet.deltas import diff, is_empty
 from services.gateway.context import GATEWAY, Gateway
+from services.gateway.sending import send
 from services.schema import FleetEvent, FleetSnapshot
 
 MIN_INTERVAL_S = 0.25
 KEEPALIVE_S = 10.0
-WRITE_TIMEOUT_S = 30.0
 
 
 async def events(request: web.Request) -> web.StreamResponse:
@@ -28,7 +28,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     subscriber = Subscriber(gateway, response)
     closing = asyncio.create_task(gateway.closing.wait())
-    following = asyncio.create_task(subscriber.follow(_last_event_id(request)))
+    last = sse.event_number(request.headers.get("Last-Event-ID", ""))
+    following = asyncio.create_task(subscriber.follow(last))
     try:
         await asyncio.wait({closing, following}, return_when=asyncio.FIRST_COMPLETED)
         if following.done():
@@ -38,11 +39,6 @@ async def events(request: web.Request) -> web.StreamResponse:
             task.cancel()
         await asyncio.gather(closing, following, return_exceptions=True)
     return response
-
-
-def _last_event_id(request: web.Request) -> int | None:
-    given = request.headers.get("Last-Event-ID", "")
-    return int(given) if given.isdecimal() else None
 
 
 class Subscriber:
@@ -59,8 +55,7 @@ class Subscriber:
         """Send for ever.
 
         Raises:
-            ConnectionResetError: the client is gone.
-            TimeoutError: it reads nothing.
+            ConnectionResetError: the client is gone, or reads nothing.
         """
         if last_event_id is not None:
             self._event_seq = min(last_event_id, self._event_seq)
@@ -91,8 +86,7 @@ class Subscriber:
         return now
 
     async def _send(self, data: bytes) -> None:
-        async with asyncio.timeout(WRITE_TIMEOUT_S):
-            await self._response.write(data)
+        await send(self._response, data)
         self._written = time.monotonic()
 
 

@@ -28,8 +28,10 @@ from services.gateway.ending import (
     Ending,
     record,
 )
+from services.gateway.errors import internal_error
 from services.gateway.meter import BodyMeter, StreamMeter
 from services.gateway.relay import Call, UpstreamError
+from services.gateway.sending import finish, send
 from services.schema import RequestPhase
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,11 @@ class Exchange:
             self.ending.status, self.ending.outcome = CLIENT_CLOSED, "client_gone"
             self._abort()
             raise
+        except Exception:
+            if self._response is None:
+                raise
+            log.exception("request id=%s failed", self._entry.id)
+            return await self._end_with_error(self._response, internal_error())
 
     async def _answer(self) -> web.StreamResponse:
         failed: frozenset[str] = frozenset()
@@ -174,9 +181,8 @@ class Exchange:
                 )
             if self._call.stream:
                 stream = await self._open_stream()
-                await stream.write(
-                    sse.comment(self._fleet.dispatcher.progress(self._call.model))
-                )
+                progress = self._fleet.dispatcher.progress(self._call.model)
+                await send(stream, sse.comment(progress))
 
     # Answering.
 
@@ -228,7 +234,7 @@ class Exchange:
             self.ending.status, self.ending.outcome = 200, "done"
         else:
             return await self._broken(response, meter, problem or "it ended early")
-        await response.write_eof()
+        await finish(response)
         return response
 
     async def _broken(
@@ -238,7 +244,7 @@ class Exchange:
         log.warning("request id=%s: %s broke off: %s", entry.id, entry.node, problem)
         self.ending.status, self.ending.outcome = BROKEN_STREAM, UPSTREAM_LOST
         if not meter.between_events:
-            await response.write(b"\n\n")
+            await send(response, b"\n\n")
         error = ApiError(
             502,
             f"{entry.node} stopped in the middle of the answer",
@@ -268,7 +274,7 @@ class Exchange:
             return response
         self.ending.usage = meter.usage()
         self.ending.status, self.ending.outcome = 200, "done"
-        await response.write_eof()
+        await finish(response)
         return response
 
     def _abort(self) -> None:
@@ -278,8 +284,7 @@ class Exchange:
     async def _end_with_error(
         self, response: web.StreamResponse, error: ApiError
     ) -> web.StreamResponse:
-        await response.write(sse.encode(orjson.dumps(error.envelope())))
-        await response.write_eof()
+        await finish(response, sse.encode(orjson.dumps(error.envelope())))
         return response
 
     # Refusals by the neuron.
@@ -318,8 +323,7 @@ class Exchange:
         """The neuron's refusal, unchanged."""
         self.ending.status, self.ending.outcome = status, "refused"
         if self._response is not None:
-            await self._response.write(sse.encode(body))
-            await self._response.write_eof()
+            await finish(self._response, sse.encode(body))
             return self._response
         return web.Response(
             status=status, body=body, headers={**headers, REQUEST_ID: self._entry.id}

@@ -16,11 +16,10 @@ from neuron.protocol import sse
 from services.config import GatewaySection
 from services.fleet.client import NodeClient
 from services.gateway.meter import BodyMeter, StreamMeter
+from services.gateway.sending import send
 
 FORWARDED_REQUEST_HEADERS = ("Content-Type", "Accept")
 FORWARDED_RESPONSE_HEADERS = ("Content-Type", "Retry-After")
-WRITE_TIMEOUT_S = 120.0
-"""A client that takes nothing for this long counts as gone."""
 LARGE_BODY = 256 * 1024
 NOT_THE_CLIENTS_FAULT = frozenset({401, 403})
 """Clients show the neuron no credentials; the gateway does."""
@@ -151,10 +150,6 @@ async def pump(
     chunk = first
     while chunk:
         meter.feed(chunk)
-        try:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await sink.write(chunk)
-        except TimeoutError as error:
-            raise ConnectionResetError("the client reads nothing") from error
+        await send(sink, chunk)
         on_chunk()
         chunk = await next_chunk(source)

@@ -162,6 +162,7 @@ async def test_web_pages_are_kept_away(
         ("POST", "/v1/models", 405, "method_not_allowed"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/admin/v1/fleet", 415, "unsupported_media_type"),
+        ("HEAD", "/admin/v1/events", 405, "method_not_allowed"),
         ("GET", "/admin/v1/operations/x", 404, "operation_not_found"),
     ],
 )
@@ -172,11 +173,26 @@ async def test_every_error_is_in_the_envelope(
         gateway_before(home, {}) as client,
         client.http.request(method, path) as response,
     ):
-        error = (await response.json())["error"]
-        assert (response.status, error["code"]) == (status, code)
-        assert error["message"]
+        assert response.status == status
         assert response.headers["X-Request-Id"]
+        if method != "HEAD":
+            error = (await response.json())["error"]
+            assert error["code"] == code
+            assert error["message"]
         assert ("Allow" in response.headers) is (status == 405)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", schema.LOAD])
+async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
+    home: Home, path: str
+) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    async with (
+        gateway_before(home, {}) as client,
+        client.http.post(path, data=b"{}", headers=headers) as response,
+    ):
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "malformed_body"
 
 
 async def test_what_anybody_may_ask(home: Home) -> None:
