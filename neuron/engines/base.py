@@ -208,6 +208,8 @@ class EngineStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    preemptions: int = 0
+    """Times that a running request gave its pages up for older ones."""
     memory_bytes: int | None = None
     """Weights, cache and scratch as measured; None where it cannot be told."""
 

@@ -1,6 +1,7 @@
 """The engine interface, implemented on a CPU with NumPy alone."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +20,7 @@ from neuron.engines.reference.config import UnsupportedModelError, read_config
 from neuron.engines.reference.forward import Forward
 from neuron.engines.reference.planning import CACHE_MODE, plan_load
 from neuron.engines.reference.scheduler import CHUNK, Scheduler
+from neuron.engines.reference.threads import available_cores
 from neuron.engines.reference.validation import check_request
 from neuron.engines.reference.weights import Loader
 from neuron.exl2 import FormatError, open_model
@@ -31,9 +33,9 @@ class _Loaded:
     """A model in memory."""
 
     spec: LoadSpec
-    vocab: int
     forward: Forward
     scheduler: Scheduler
+    masks: ThreadPoolExecutor
 
 
 class ReferenceEngine:
@@ -53,11 +55,13 @@ class ReferenceEngine:
             formats=["exl2", "gptq", "fp16"],
             features=[
                 "cancel_prefill",
+                "constraints",
                 "continuous_batching",
                 "deterministic",
                 "logprobs",
                 "paged",
                 "prefix_cache",
+                "prompt_logprobs",
             ],
         )
 
@@ -113,8 +117,9 @@ class ReferenceEngine:
                 rows=max(CHUNK, spec.slots),
                 wanted=spec.slots,
             )
-        scheduler = Scheduler(forward, PagePool(pages), spec.slots)
-        self._loaded = _Loaded(spec, config.vocab, forward, scheduler)
+        masks = ThreadPoolExecutor(available_cores(), "masks")
+        scheduler = Scheduler(forward, PagePool(pages), spec.slots, masks)
+        self._loaded = _Loaded(spec, forward, scheduler, masks)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -123,7 +128,7 @@ class ReferenceEngine:
             EngineError: it can never fit, a value is out of range, or its id is in use.
         """
         loaded = self._require()
-        check_request(request, loaded.vocab, loaded.spec)
+        check_request(request, loaded.forward.vocab, loaded.spec)
         if loaded.scheduler.knows(request.id):
             raise EngineError(
                 f"request {request.id!r} is running already", code="invalid_value"
@@ -153,6 +158,7 @@ class ReferenceEngine:
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             loaded.forward.close()
+            loaded.masks.shutdown(cancel_futures=True)
 
     def _require(self) -> _Loaded:
         if self._loaded is None:

@@ -41,6 +41,10 @@ class Forward:
         self._head_buffers = HeadBuffers(config, layouts.head, sizes.padded(wanted))
         self._blocks: dict[int, Block] = {}
         self._heads: dict[int, Head] = {}
+        self._x = self._block_buffers.x
+        """[tokens of the last run, hidden]"""
+        self.wanted = wanted
+        self.vocab = config.vocab
 
     @property
     def nbytes(self) -> int:
@@ -77,10 +81,19 @@ class Forward:
                 self._attention.run(index)
                 block.finish(layer)
             is_finite = math.isfinite(block.x[:count].sum())
-            if not wanted:
-                return np.empty((0, self._config.vocab), np.float32), is_finite
-            head = self._head(self._sizes.padded(len(wanted)))
-            return head.logits(self._weights.head, block.x, wanted), is_finite
+        self._x = block.x
+        return self.logits(wanted), is_finite
+
+    def logits(self, wanted: Sequence[int]) -> Floats:
+        """After the tokens of the last `run` with these indices, [wanted, vocab].
+
+        A view that the next call overwrites.
+        """
+        if not wanted:
+            return np.empty((0, self._config.vocab), np.float32)
+        head = self._head(self._sizes.padded(len(wanted)))
+        with quiet():
+            return head.logits(self._weights.head, self._x, wanted)
 
     def clear(self, pages: Sequence[int]) -> None:
         """Forget what is in the pages: not even 0 · NaN must get out of them."""

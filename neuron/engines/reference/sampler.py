@@ -16,6 +16,7 @@ from neuron.engines.reference.tiles import Floats
 
 Ids = NDArray[np.intp]
 Doubles = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 _FIRST_GUESS: Final = 256
 """Tokens that usually hold the share `top_p` asks for."""
@@ -40,18 +41,24 @@ class Sampler:
         self._generated = 0
 
     def sample(
-        self, logits: Floats, likeliest: int
+        self, logits: Floats, likeliest: int, allowed: Mask | None = None
     ) -> tuple[int, TokenLogprobs | None]:
         """The next token, counted as part of the output from now on.
 
         Args:
             logits: [vocab], finite; left as they are.
             likeliest: where they are largest, the lowest id among equals.
+            allowed: [vocab], at least one; has the last word on stop ids, too.
         """
-        if self._is_plain_greedy:
+        if self._is_plain_greedy and (allowed is None or allowed[likeliest]):
             token = likeliest
         else:
-            token = self._choose(self._adjusted(logits))
+            adjusted = self._adjusted(logits)
+            if allowed is not None:
+                adjusted[~allowed] = -np.inf
+            elif self.must_go_on:
+                adjusted[self._stop_ids] = -np.inf
+            token = self._choose(adjusted)
         logprobs = None
         if self._top_logprobs is not None:
             logprobs = log_probabilities(logits, token, self._top_logprobs)
@@ -61,19 +68,24 @@ class Sampler:
         return token, logprobs
 
     @property
+    def must_go_on(self) -> bool:
+        """Whether stop ids are still forbidden."""
+        return self._generated < self._min_new_tokens
+
+    @property
     def _is_plain_greedy(self) -> bool:
         params = self._params
         return (
             params.temperature == 0
             and not len(self._bias_ids)
-            and self._generated >= self._min_new_tokens
+            and not self.must_go_on
             and params.repetition_penalty == 1
             and params.frequency_penalty == 0
             and params.presence_penalty == 0
         )
 
     def _adjusted(self, logits: Floats) -> Doubles:
-        """After logit_bias and penalties; stop ids still forbidden are -inf."""
+        """After logit_bias and penalties."""
         params = self._params
         adjusted = logits.astype(np.float64)
         adjusted[self._bias_ids] += self._bias
@@ -86,8 +98,6 @@ class Sampler:
             ids = np.fromiter(self._counts, np.intp, len(self._counts))
             counts = np.fromiter(self._counts.values(), np.float64, len(ids))
             adjusted[ids] -= params.frequency_penalty * counts + params.presence_penalty
-        if self._generated < self._min_new_tokens:
-            adjusted[self._stop_ids] = -np.inf
         return adjusted
 
     def _choose(self, adjusted: Doubles) -> int:

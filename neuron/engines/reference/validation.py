@@ -16,12 +16,16 @@ def check_request(request: GenerationRequest, vocab: int, spec: LoadSpec) -> Non
     """
     if not request.prompt_ids:
         raise _invalid("prompt_ids", "must hold at least one token")
-    if request.max_new_tokens < 1:
-        raise _invalid("max_new_tokens", f"{request.max_new_tokens} is less than 1")
+    least = 1 if request.prompt_logprobs is None else 0
+    if request.max_new_tokens < least:
+        text = f"{request.max_new_tokens} is less than {least}"
+        raise _invalid("max_new_tokens", text)
     if request.min_new_tokens < 0:
         raise _invalid("min_new_tokens", f"{request.min_new_tokens} is less than 0")
-    if request.top_logprobs is not None and request.top_logprobs < 0:
-        raise _invalid("top_logprobs", f"{request.top_logprobs} is less than 0")
+    for name in ("top_logprobs", "prompt_logprobs"):
+        top = getattr(request, name)
+        if top is not None and top < 0:
+            raise _invalid(name, f"{top} is less than 0")
     _check_ids("prompt_ids", request.prompt_ids, vocab)
     _check_ids("stop_ids", request.stop_ids, vocab)
     _check_ids("logit_bias", request.sampling.logit_bias, vocab)

@@ -18,6 +18,7 @@ from neuron.engines.base import (
     HostMemory,
     LoadSpec,
     PrefillProgress,
+    PromptLogprobs,
     SamplingParams,
     Started,
     TokenEvent,
@@ -135,6 +136,9 @@ class Output:
 
     cached: int | None = None
     prefilled: list[int] = field(default_factory=list)
+    scored_ids: list[int] = field(default_factory=list)
+    """Tokens of the prompt whose log-probabilities came."""
+    scores: list[TokenLogprobs] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     reason: str | None = None
@@ -143,9 +147,15 @@ class Output:
     def take(self, event: EngineEvent) -> None:
         match event:
             case Started(cached_tokens=cached):
+                assert self.cached is None
                 self.cached = cached
             case PrefillProgress(done=done):
                 self.prefilled.append(done)
+            case PromptLogprobs(start=start, token_ids=ids, logprobs=logprobs):
+                assert start == 1 + len(self.scores)
+                assert not self.tokens
+                self.scored_ids += ids
+                self.scores += logprobs
             case TokenEvent(token_id=token, logprobs=logprobs):
                 self.tokens.append(token)
                 self.logprobs.append(logprobs)
