@@ -165,6 +165,8 @@ class ModelManager:
         return HostMemory(available, self._hardware.vram_free_bytes())
 
     def _on_change(self, instance: Instance, message: str | None) -> None:
+        if self._instances.get(instance.id, instance) is not instance:
+            return  # It had failed, and another one took its place while it went.
         if instance.state is ModelState.UNLOADED:
             del self._instances[instance.id]
         if message is not None:
@@ -179,12 +181,12 @@ class ModelManager:
         Raises:
             ApiError: 404, there is no such model.
         """
+        await self._hardware.refresh()
         instance = self._instances.get(request.model)
         if instance is None:
             await self._catalogue.get(request.model)
             return UnloadResult(model=request.model, freed_bytes=0)
         drain_s = self._limits.drain_s if request.drain_s is None else request.drain_s
-        await self._hardware.refresh()
         held = 0 if instance.pid is None else self._memory_of(instance)
         await instance.unload(drain_s)
         await self._hardware.refresh()
