@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,8 @@ class Instance:
         self._refusal: ApiError | None = None
         self._changed = asyncio.Event()
         self._unloading: asyncio.Task[None] | None = None
+        self._drain_until = math.inf
+        self._drain: asyncio.Timeout | None = None
         self._life_task = asyncio.create_task(self._live_or_fail())
 
     # What others look at.
@@ -288,6 +291,7 @@ class Instance:
             socket=self._socket,
             max_queue=self._limits.max_queue,
             queue_wait_s=self._limits.queue_wait_s,
+            max_per_caller=self._limits.max_per_caller,
             max_body_bytes=self._limits.max_body_mb * 1024 * 1024,
             log_level=self._log_level,
         )
@@ -297,13 +301,18 @@ class Instance:
     async def unload(self, drain_s: float, reason: CloseReason = "unloading") -> None:
         """Let running requests finish for `drain_s` seconds, then end the worker.
 
-        Joins an unload that runs already; the caller's cancellation does not end it.
+        Joins an unload that runs already, which then ends at the earlier of both
+        deadlines; the caller's cancellation does not end it.
         """
+        until = asyncio.get_running_loop().time() + drain_s
+        self._drain_until = min(self._drain_until, until)
+        if self._drain is not None and not self._drain.expired():
+            self._drain.reschedule(self._drain_until)
         if self._unloading is None:
-            self._unloading = asyncio.create_task(self._unload(drain_s, reason))
+            self._unloading = asyncio.create_task(self._unload(reason))
         await asyncio.shield(self._unloading)
 
-    async def _unload(self, drain_s: float, reason: CloseReason) -> None:
+    async def _unload(self, reason: CloseReason) -> None:
         serves = self.state is ModelState.READY
         self._change(ModelState.UNLOADING, "unloading")
         self._refuse_waiters(
@@ -317,13 +326,21 @@ class Instance:
             self._worker.send(Command(kind="close", reason=reason))
             if not serves:
                 self._worker.kill()  # A load has nothing to lose.
-        if not await self.upstream.idle(drain_s):
-            log.warning("%s: requests still run after %g s", self.id, drain_s)
+        await self._drain_requests()
         self._life_task.cancel()
         await asyncio.gather(self._life_task, return_exceptions=True)
         await self._discard_worker()
         await self.upstream.retire()
         self._change(ModelState.UNLOADED, "unloaded")
+
+    async def _drain_requests(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._drain_until) as self._drain:
+                await self.upstream.idle()
+        except TimeoutError:
+            log.warning("%s: requests still run; ending them", self.id)
+        finally:
+            self._drain = None
 
 
 def _refused(failure: LoadFailed) -> ApiError:

@@ -44,14 +44,9 @@ class Upstream:
                 if self._retired:
                     await self._session.close()
 
-    async def idle(self, timeout: float) -> bool:
-        """Wait until nobody uses it; False after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def idle(self) -> None:
+        """Wait until nobody uses it."""
+        await self._idle.wait()
 
     async def retire(self) -> None:
         """No request will come any more; the last one under way closes the door."""

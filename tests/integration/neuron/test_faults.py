@@ -133,6 +133,23 @@ def test_a_signal_drains_and_exits_clean(start: Start, signum: signal.Signals) -
         assert gone(pid)
 
 
+def test_a_signal_cuts_a_longer_unload_short(start: Start) -> None:
+    config = "[limits]\ndrain_s = 0.2\n"
+    with start(config=config) as neuron, ThreadPoolExecutor(1) as pool:
+        neuron.load()
+        pid = neuron.worker_pid()
+        with neuron.stream(LONG) as events:
+            next(events)
+            os.kill(pid, signal.SIGSTOP)  # The story will not end by itself.
+            patient = {"model": MODEL, "drain_s": 600}
+            unloading = pool.submit(neuron.post, routes.MODELS_UNLOAD, patient)
+            neuron.until_state(ModelState.UNLOADING)
+            neuron.process.popen.send_signal(signal.SIGTERM)
+            assert neuron.process.popen.wait(20) == 0
+            assert unloading.result().status_code == 200
+        assert gone(pid)
+
+
 def pause_while_loading(neuron: Neuron) -> int:
     """Stop the worker in the middle of its load; its process id."""
     neuron.until(lambda: bool(neuron.http.get(routes.HEALTH).json()["models"]))
