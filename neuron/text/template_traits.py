@@ -92,22 +92,29 @@ class TemplateTraits:
 
     def _find_calls(self) -> CallStyle:
         contents: tuple[CallContent, ...] = ("absent", "null", "empty")
-        for content in contents:
-            for as_text in (False, True):
-                style = CallStyle(content, arguments_as_text=as_text)
-                text = self._try([_USER, _call(style), _RESULT])
-                wanted = json.dumps(_ARGUMENTS) if as_text else _FIRST
-                # Python's spelling is no JSON.
-                if _NAME in text and wanted in text and f"'{_FIRST}'" not in text:
-                    return style
+        for tools in (None, [_TOOL]):
+            for content in contents:
+                for as_text in (False, True):
+                    style = CallStyle(content, arguments_as_text=as_text)
+                    if self._shows(style, tools):
+                        return style
         return CallStyle(shown=False)
 
-    def _try(self, messages: Sequence[Message]) -> str:
+    def _shows(self, style: CallStyle, tools: Sequence[Message] | None) -> bool:
+        text = self._try([_USER, _call(style), _RESULT], tools)
+        if f"'{_FIRST}'" in text or (style.content == "null" and "None" in text):
+            return False  # Python's spelling, which no model has been trained on.
+        wanted = json.dumps(_ARGUMENTS) if style.arguments_as_text else _FIRST
+        return _NAME in text and wanted in text
+
+    def _try(
+        self, messages: Sequence[Message], tools: Sequence[Message] | None = None
+    ) -> str:
         """What it renders; nothing where it refuses."""
         context = {
             **self._special_tokens,
             "messages": messages,
-            "tools": None,
+            "tools": tools,
             "documents": None,
             "add_generation_prompt": False,
         }
@@ -128,6 +135,16 @@ _USER: Final[Message] = {"role": "user", "content": "Hi"}
 _RESULT: Final[Message] = {
     "role": "tool", "content": "1", "tool_call_id": _ID, "name": _NAME,
 }  # fmt: skip
+
+_TOOL: Final[Message] = {
+    "type": "function",
+    "function": {
+        "name": "other",
+        "description": "Other",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+"""Some templates show calls only where tools are declared."""
 
 
 def _call(style: CallStyle) -> Message:

@@ -1,0 +1,113 @@
+"""Prompts of real models' templates are those of transformers, to the character."""
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from neuron.text import template_environment
+from neuron.text.chat import ChatTemplate, TemplateError
+from tests.goldens.chat_cases import (
+    CASES,
+    CORPUS_CASES,
+    FAMILIES,
+    GOLDENS,
+    NOW,
+    SPECIAL_TOKENS,
+    Case,
+    digest,
+    templates,
+)
+from tests.support.wheels import UnavailableError
+
+pytestmark = pytest.mark.allow_blocking
+
+SHARDS = 4
+"""Of the templates by the hundred, so that they run in parallel."""
+
+
+@functools.cache
+def golden() -> dict[str, Any]:
+    return dict(json.loads(GOLDENS.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, str]:
+    try:
+        return templates()
+    except UnavailableError as error:
+        pytest.skip(f"real chat templates come from a package: {error}")
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_environment, "_now", lambda: NOW)
+
+
+def render(template: ChatTemplate, case: Case) -> str | None:
+    try:
+        return template.render(case.on_the_wire(), **case.options, kwargs=case.kwargs)
+    except TemplateError as error:
+        assert str(error)
+        return None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_rendered_as_by_transformers(
+    family: str, sources: dict[str, str]
+) -> None:
+    template = ChatTemplate(sources[FAMILIES[family]], SPECIAL_TOKENS)
+    for name, case in CASES.items():
+        prompt = render(template, case)
+        expected = golden()["families"][family][name]
+        if expected.get("refused"):
+            assert prompt is None, name
+        elif "text" in expected:
+            assert prompt == expected["text"], name
+        else:
+            assert prompt is not None, name
+            assert prompt.startswith(expected["start"]), name
+            assert prompt.endswith(expected["end"]), name
+            assert len(prompt) == expected["length"], name
+            digest_ = hashlib.sha256(prompt.encode()).hexdigest()
+            assert digest_ == expected["sha256"], name
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_hundreds_of_templates_are_rendered_as_by_transformers(
+    shard: int, sources: dict[str, str]
+) -> None:
+    compared = 0
+    for file in sorted(sources)[shard::SHARDS]:
+        expected = golden()["corpus"][file].split()
+        try:
+            template = ChatTemplate(sources[file], SPECIAL_TOKENS)
+        except TemplateError:
+            assert set(expected) == {"refused"}, file
+            continue
+        for name, wanted in zip(CORPUS_CASES, expected, strict=True):
+            compared += check(template, name, wanted, file)
+    assert compared > 700
+
+
+def check(template: ChatTemplate, name: str, wanted: str, file: str) -> bool:
+    """Whether there was anything to compare with."""
+    case = CASES[name]
+    prompt = render(template, case)
+    if wanted == "refused":
+        # Ours may be a form that the template takes; then nothing is lost in it.
+        assert prompt is None or "What is" in prompt, (file, name)
+    elif wanted == "lost":
+        # transformers hands a string to a template that looks for parts.
+        pass
+    elif wanted == "python":
+        assert prompt is not None, (file, name)
+        assert "{'city': 'Z" not in prompt, (file, name)
+        assert '{"city": "Zürich"' in prompt, (file, name)
+    else:
+        assert prompt is not None, (file, name)
+        assert digest(prompt) == wanted, (file, name)
+        return True
+    return False
