@@ -22,6 +22,9 @@ class Limits(ConfigModel):
     """Requests that may wait for a slot of one model."""
     queue_wait_s: float = Field(default=60, gt=0)
     """How long one may wait there."""
+    max_per_caller: int | None = Field(default=None, ge=1)
+    """Requests of one caller that a model runs at once. Default: as many as there are
+    slots."""
     drain_s: float = Field(default=30, ge=0)
     """What running requests get when their model or the daemon goes away."""
     stall_s: float = Field(default=120, gt=0)

@@ -17,6 +17,9 @@ REPORT_FD_ENV: Final = "NEURON_REPORT_FD"
 
 HEARTBEAT_INTERVAL_S: Final = 0.5
 
+QUEUE_WAIT_BOUNDS_S: Final = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the histogram of waits for a slot."""
+
 
 class WorkerSpec(Wire):
     """Everything a worker is told: which model, how, and where to listen."""
@@ -32,6 +35,7 @@ class WorkerSpec(Wire):
     socket: Path
     max_queue: int = 64
     queue_wait_s: float = 60
+    max_per_caller: int | None = None
     max_body_bytes: int = 64 * 1024 * 1024
     log_level: str = "INFO"
 
@@ -69,6 +73,13 @@ class Stats(Wire):
     kind: Literal["stats"] = "stats"
     in_flight: int = 0
     queued: int = 0
+    rejections: dict[str, int] = Field(default_factory=dict)
+    """By reason, since the worker's start."""
+    queue_waits: list[int] = Field(default_factory=list)
+    """How many got a slot within each of `QUEUE_WAIT_BOUNDS_S` after the bound before,
+    and how many later."""
+    queue_waited_s: float = 0
+    """Sum of all those waits."""
     busy: bool = False
     steps: int | None = None
     """Unknown, like what follows, before the model is loaded."""

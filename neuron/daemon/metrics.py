@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from neuron.protocol.types import Health, Model, ModelState
+from neuron.protocol.types import Health, Model, ModelLoad, ModelState
 
 _MIB: Final = 1024 * 1024
 
@@ -72,6 +77,8 @@ class _Snapshot(Collector):
         devices = {str(device.index): device for device in health.devices}
         yield from _gauges("neuron_model_", "model", _OF_LOAD, loads)
         yield from _gauges("neuron_device_", "device", _OF_DEVICE, devices)
+        yield _rejections(health.models)
+        yield _queue_waits(health.models)
         for name, values in self._counts.items():
             counter = CounterMetricFamily(
                 f"neuron_model_{name}", _COUNTER_HELP[name], labels=["model"]
@@ -96,6 +103,31 @@ class _Snapshot(Collector):
         ]
         help_text = "Measured memory of the worker: VRAM, or RAM on a CPU."
         return _gauge("neuron_model_memory_bytes", help_text, "model", memory)
+
+
+def _rejections(loads: Iterable[ModelLoad]) -> Metric:
+    counter = CounterMetricFamily(
+        "neuron_model_rejections",
+        "Requests turned away by the running worker before they had a slot.",
+        labels=["model", "reason"],
+    )
+    for load in loads:
+        for reason, count in load.rejections.items():
+            counter.add_metric([load.id, reason], count)
+    return counter
+
+
+def _queue_waits(loads: Iterable[ModelLoad]) -> Metric:
+    histogram = HistogramMetricFamily(
+        "neuron_model_queue_wait_seconds",
+        "How long requests waited that got a slot.",
+        labels=["model"],
+    )
+    for load in loads:
+        if load.queue_waits:
+            buckets = list(load.queue_waits.items())
+            histogram.add_metric([load.id], buckets, load.queue_waited_s)
+    return histogram
 
 
 def _gauges(

@@ -8,13 +8,13 @@ from aiohttp import web
 
 from neuron.daemon.instance import Instance
 from neuron.daemon.manager import ModelManager
-from neuron.protocol import sse
+from neuron.protocol import headers as named, sse
 from neuron.protocol.errors import ApiError
 from neuron.web import EventStream, error_event, parse_json, read_body
 
 log = logging.getLogger(__name__)
 
-_REQUEST_HEADERS: Final = ("Content-Type", "X-Request-Id")
+_REQUEST_HEADERS: Final = ("Content-Type", "X-Request-Id", *named.ADMISSION)
 _RESPONSE_HEADERS: Final = ("Content-Type", "Retry-After", "X-Request-Id")
 _EVENT_END: Final = b"\n\n"
 

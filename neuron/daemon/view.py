@@ -1,9 +1,12 @@
 """Wire views of what the daemon knows."""
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 
 from neuron.daemon.catalogue import Entry
 from neuron.daemon.instance import Instance
+from neuron.ipc import QUEUE_WAIT_BOUNDS_S
 from neuron.protocol.types import Model, ModelLoad, ModelState, Servable
 
 _MIB: Final = 1024 * 1024
@@ -59,9 +62,18 @@ def load(instance: Instance) -> ModelLoad:
     if stats is not None:
         view.in_flight = stats.in_flight
         view.queued = stats.queued
+        view.rejections = stats.rejections
+        view.queue_waits = _cumulative(stats.queue_waits)
+        view.queue_waited_s = stats.queue_waited_s
         view.kv_pages_used = stats.kv_pages_used
         view.kv_pages_total = stats.kv_pages_total
         view.decode_tok_s = stats.decode_tok_s
         view.prefill_tok_s = stats.prefill_tok_s
         view.steps = stats.steps
     return view
+
+
+def _cumulative(counts: Sequence[int]) -> dict[str, int]:
+    """Counts between bounds as Prometheus has them: up to each bound."""
+    bounds = [*map(str, QUEUE_WAIT_BOUNDS_S), "+Inf"]
+    return dict(zip(bounds, accumulate(counts), strict=False))

@@ -89,6 +89,12 @@ class ModelLoad(Wire):
     pid: int | None = None
     in_flight: int = 0
     queued: int = 0
+    rejections: dict[str, int] = Field(default_factory=dict)
+    """Requests turned away, by reason, since the worker's start."""
+    queue_waits: dict[str, int] = Field(default_factory=dict)
+    """Requests that got a slot within so many seconds, `"+Inf"` for all of them."""
+    queue_waited_s: float = 0
+    """Sum of all those waits."""
     slots: int | None = None
     kv_pages_used: int | None = None
     kv_pages_total: int | None = None

@@ -2,30 +2,40 @@
 
 import asyncio
 import dataclasses
-from collections import deque
-from collections.abc import Iterator
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
+from neuron.ipc import QUEUE_WAIT_BOUNDS_S
 from neuron.protocol.errors import ApiError, overloaded, unavailable
+from neuron.worker.fair_line import FairLine, LineFullError, Place
+
+_REMEMBERED: Final = 32
+_MIN_RETRY_S: Final = 1.0
+_MAX_RETRY_S: Final = 60.0
+"""Clients of OpenAI's take no longer one seriously."""
 
 
-class Ticket:
+class Ticket(Place):
     """A place in line at first, then a slot, until `release`."""
 
-    def __init__(self, admission: "Admission") -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, admission: "Admission", caller: str, priority: int) -> None:
+        super().__init__(caller, priority)
         self._admission = admission
-        self._deadline = loop.time() + admission.wait_s
-        self.answer: asyncio.Future[None] = loop.create_future()
-        self.holds_slot = False
+        self.arrived = self.granted = admission.clock()
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait for the slot, at most `timeout` seconds; whether it is there.
 
         Raises:
-            ApiError: 503, the line's own deadline passed or it was closed.
+            ApiError: 503, the line's own deadline passed or it was closed; 429, it
+                had to make room.
         """
-        left = max(0.0, self._deadline - asyncio.get_running_loop().time())
+        admission = self._admission
+        left = max(0.0, self.arrived + admission.wait_s - admission.clock())
         waiting = left if timeout is None else min(timeout, left)
         await asyncio.wait({self.answer}, timeout=waiting)
         if self.answer.done():
@@ -33,11 +43,7 @@ class Ticket:
             return True
         if waiting < left:
             return False
-        raise unavailable(
-            f"no slot became free within {self._admission.wait_s:g} s",
-            code="queue_timeout",
-            retry_after=self._admission.retry_after,
-        )
+        raise admission.timed_out(self)
 
     def release(self) -> None:
         """Give the slot, or the place in line, to the next one. Any further is fine."""
@@ -45,46 +51,73 @@ class Ticket:
 
 
 class Admission:
-    """`slots` requests at once; up to `max_queue` wait, first come first served."""
+    """A `FairLine` that can be awaited, with deadlines, and that can be closed.
 
-    def __init__(self, slots: int, max_queue: int, wait_s: float) -> None:
+    `rejections` counts by reason: `queue_full`, `made_room`, `queue_timeout`, or the
+    code with which it was closed. `waits` counts the granted by how long they waited
+    (`neuron.ipc.QUEUE_WAIT_BOUNDS_S`, and beyond), `waited_s` is the sum.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        max_queue: int,
+        wait_s: float,
+        max_per_caller: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.wait_s = wait_s
-        self._slots = slots
-        self._free = slots
-        self._max_queue = max_queue
-        self._queue: deque[Ticket] = deque()
+        self.clock = clock
+        self.rejections: Counter[str] = Counter()
+        self.waits = [0] * (len(QUEUE_WAIT_BOUNDS_S) + 1)
+        self.waited_s = 0.0
+        self._line: FairLine[Ticket] = FairLine(slots, max_queue, max_per_caller)
+        self._holders: set[Ticket] = set()
+        self._holds: deque[float] = deque(maxlen=_REMEMBERED)
         self._closed: ApiError | None = None
 
     @property
     def running(self) -> int:
-        return self._slots - self._free
+        return self._line.running
 
     @property
     def queued(self) -> int:
-        return len(self._queue)
+        return self._line.queued
 
-    @property
-    def retry_after(self) -> float:
-        """Seconds after which it may look better; grows with the line."""
-        return min(30.0, 1 + self.queued / self._slots)
+    def retry_after(self, priority: int = 0) -> float:
+        """Seconds in which a newcomer of this class would have a slot.
+
+        Slots become free as often as they did lately: each was held for the mean of
+        the last ones, or longer where those running now have it for longer already.
+        """
+        now = self.clock()
+        running = [now - ticket.granted for ticket in self._holders]
+        hold = max(_mean(self._holds), _mean(running))
+        estimate = hold * (self._line.ahead_of(priority) + 1) / self._line.slots
+        return min(_MAX_RETRY_S, max(_MIN_RETRY_S, estimate))
 
     @contextmanager
-    def enter(self) -> Iterator[Ticket]:
+    def enter(self, *, caller: str = "", priority: int = 0) -> Iterator[Ticket]:
         """Take a slot or a place in line; it is given back at the end, come what may.
+
+        Requests without a `caller` count as those of one. A higher `priority` goes
+        first.
 
         Raises:
             ApiError: 429, the queue is full; 503, it is closed.
         """
         if self._closed is not None:
+            self.rejections[self._closed.code] += 1
             raise dataclasses.replace(self._closed)
-        if not self._free and self.queued >= self._max_queue:
-            raise overloaded(
-                f"all {self._slots} slots are busy and {self.queued} requests wait",
-                self.retry_after,
-            )
-        ticket = Ticket(self)
-        self._queue.append(ticket)
-        self._grant()
+        ticket = Ticket(self, caller, priority)
+        try:
+            victim = self._line.enter(ticket)
+        except LineFullError:
+            raise self._full(ticket, "queue_full") from None
+        if victim is not None:
+            victim.answer.set_exception(self._full(victim, "made_room"))
+        if ticket.running:
+            self._granted(ticket)
         try:
             yield ticket
         finally:
@@ -93,22 +126,47 @@ class Admission:
     def close(self, reason: ApiError) -> None:
         """Refuse who comes and wake everybody in line with `reason`."""
         self._closed = reason
-        while self._queue:
-            self._queue.popleft().answer.set_exception(dataclasses.replace(reason))
+        for ticket in self._line.clear():
+            self.rejections[reason.code] += 1
+            ticket.answer.set_exception(dataclasses.replace(reason))
 
     def leave(self, ticket: Ticket) -> None:
-        if ticket.holds_slot:
-            ticket.holds_slot = False
-            self._free += 1
-            self._grant()
-        elif ticket in self._queue:
-            self._queue.remove(ticket)
+        if ticket in self._holders:
+            self._holders.remove(ticket)
+            self._holds.append(self.clock() - ticket.granted)
+        for next_one in self._line.leave(ticket):
+            self._granted(next_one)
         if ticket.answer.done():
             ticket.answer.exception()  # Seen, or nobody is left to see it.
 
-    def _grant(self) -> None:
-        while self._free and self._queue:
-            ticket = self._queue.popleft()
-            self._free -= 1
-            ticket.holds_slot = True
-            ticket.answer.set_result(None)
+    def timed_out(self, ticket: Ticket) -> ApiError:
+        """503 for one that waited in vain; it is in line until it leaves."""
+        self.rejections["queue_timeout"] += 1
+        return unavailable(
+            f"no slot became free within {self.wait_s:g} s",
+            code="queue_timeout",
+            retry_after=self.retry_after(ticket.priority),
+        )
+
+    def _full(self, ticket: Ticket, reason: str) -> ApiError:
+        self.rejections[reason] += 1
+        left_for = (
+            "" if reason == "queue_full" else "; the place went to another caller"
+        )
+        return overloaded(
+            f"all {self._line.slots} slots are busy and {self.queued} requests wait"
+            f"{left_for}",
+            self.retry_after(ticket.priority),
+        )
+
+    def _granted(self, ticket: Ticket) -> None:
+        ticket.granted = self.clock()
+        waited = ticket.granted - ticket.arrived
+        self.waited_s += waited
+        self.waits[sum(waited > bound for bound in QUEUE_WAIT_BOUNDS_S)] += 1
+        self._holders.add(ticket)
+        ticket.answer.set_result(None)
+
+
+def _mean(values: "deque[float] | list[float]") -> float:
+    return sum(values) / len(values) if values else 0.0

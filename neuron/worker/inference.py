@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from neuron.engines.base import EngineError
+from neuron.protocol import headers
 from neuron.protocol.errors import ApiError, shutting_down
 from neuron.web import (
     COMMENT_INTERVAL_S,
@@ -57,7 +58,11 @@ class Inference:
             ApiError: it failed before the first byte of the answer.
         """
         exchange = Exchange(request, body, self._model, self._words)
-        with exchange.logged(), self._admission.enter() as ticket:
+        place = self._admission.enter(
+            caller=headers.caller(request.headers),
+            priority=headers.priority(request.headers),
+        )
+        with exchange.logged(), place as ticket:
             # In a thread: long prompts take long, and others are being answered.
             exchange.prepared = await asyncio.to_thread(
                 self._model.request, exchange.id, body

@@ -62,7 +62,9 @@ class _Worker:
     def __init__(self, spec: WorkerSpec, reporter: Reporter) -> None:
         self._spec = spec
         self._reporter = reporter
-        self._admission = Admission(spec.slots, spec.max_queue, spec.queue_wait_s)
+        self._admission = Admission(
+            spec.slots, spec.max_queue, spec.queue_wait_s, spec.max_per_caller
+        )
         self._stop = asyncio.Event()
         self._exit_code = 0
 

@@ -67,3 +67,6 @@ class Vitals:
                 engine.prompt_tokens - engine.cached_tokens
             )
         return stats
+            rejections=dict(self._admission.rejections),
+            queue_waits=list(self._admission.waits),
+            queue_waited_s=self._admission.waited_s,

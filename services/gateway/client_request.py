@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from neuron.protocol.errors import ApiError
+from neuron.protocol.headers import CALLER, caller_value
 from services.gateway.relay import FORWARDED_REQUEST_HEADERS, Call
 
 REQUEST_ID = "X-Request-Id"
@@ -79,5 +80,5 @@ async def read_call(request: web.Request, id: str) -> Call:  # noqa: A002
         body=body,
         model=model,
         stream=fields.get("stream") is True,
-        headers={**headers, REQUEST_ID: id},
+        headers={**headers, REQUEST_ID: id, CALLER: caller_value(client_name(request))},
     )

@@ -40,6 +40,9 @@ async def test_bytes_go_through_unchanged(
             "X-Request-Id": "mine-1",
             "Cookie": "a=b",
             "X-Secret": "s",
+            "X-Cortex-Caller": "somebody else",
+            "X-Cortex-Priority": "9",
+            "User-Agent": "curl/8 é",
         }
         async with client.http.post(
             "/v1/completions?beta=1", data=body, headers=headers
@@ -52,7 +55,9 @@ async def test_bytes_go_through_unchanged(
         assert received.path == "/v1/completions"
         assert received.headers["Authorization"] == "Bearer token-of-a"
         assert received.headers["X-Request-Id"] == "mine-1"
-        assert not {"Cookie", "X-Secret"} & received.headers.keys()
+        withheld = {"Cookie", "X-Secret", "X-Cortex-Priority"}
+        assert not withheld & received.headers.keys()
+        assert received.headers["X-Cortex-Caller"] == "127.0.0.1 curl/8"
         words = b"".join(map(fake_neuron.token, ["Once", " upon", " a time"]))
         assert answer.startswith(words)
         assert answer.endswith(b"data: [DONE]\n\n")

@@ -117,3 +117,75 @@ async def test_a_slot_given_back_early_is_given_back_once() -> None:
         ticket.release()
         assert admission.running == 0
     assert admission.running == 0
+
+
+class Clock:
+    """Time as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_the_time_to_return_is_what_slots_took_lately() -> None:
+    clock = Clock()
+    admission = Admission(slots=2, max_queue=8, wait_s=60, clock=clock)
+    assert admission.retry_after() == 1
+    for _ in range(2):
+        with admission.enter():
+            clock.now += 4
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(admission.enter())
+        # Two in front, two slots, 4 s each: three times 4 s / 2.
+        assert admission.retry_after() == pytest.approx(6)
+        stack.enter_context(admission.enter(priority=1))
+        assert admission.retry_after(priority=1) == pytest.approx(4)
+        clock.now += 10  # Those running take longer than the ones before.
+        assert admission.retry_after() == pytest.approx(10 * 4 / 2)
+        clock.now += 1000
+        assert admission.retry_after() == 60
+
+
+async def test_who_makes_room_is_told_to_come_back() -> None:
+    admission = Admission(slots=1, max_queue=2, wait_s=60)
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(admission.enter(caller="greedy"))
+        last = stack.enter_context(admission.enter(caller="greedy"))
+        with admission.enter(caller="modest") as ticket:
+            with pytest.raises(ApiError, match="another caller") as refusal:
+                await last.wait()
+            assert refusal.value.status == 429
+            assert refusal.value.headers()["Retry-After"]
+            assert not await ticket.wait(0)
+            assert admission.queued == 2
+    assert (admission.running, admission.queued) == (0, 0)
+    assert admission.rejections == {"made_room": 1}
+
+
+async def test_rejections_are_counted_by_reason_and_waits_by_length() -> None:
+    clock = Clock()
+    admission = Admission(slots=1, max_queue=1, wait_s=3, clock=clock)
+    with admission.enter() as first, admission.enter() as second:
+        with pytest.raises(ApiError), admission.enter():
+            pass
+        clock.now += 2
+        first.release()
+        assert await second.wait()
+        with admission.enter() as late:
+            clock.now += 3
+            with pytest.raises(ApiError):
+                await late.wait()
+        admission.close(shutting_down())
+        with pytest.raises(ApiError), admission.enter():
+            pass
+    assert admission.rejections == {
+        "queue_full": 1,
+        "queue_timeout": 1,
+        "shutting_down": 1,
+    }
+    assert admission.waits == [1, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert admission.waited_s == 2

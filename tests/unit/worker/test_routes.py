@@ -338,6 +338,41 @@ async def test_a_client_that_leaves_the_line_frees_its_place(start: Start) -> No
         assert status == 200
 
 
+async def test_callers_and_classes_named_in_headers_decide_who_waits(
+    start: Start,
+) -> None:
+    async with start("x", manual=True, slots=1, max_queue=2) as worker:
+        admission = worker.admission
+        served: list[str] = []
+
+        async def ask(caller: str, priority: int = 0) -> int:
+            said = {"X-Cortex-Caller": caller, "X-Cortex-Priority": str(priority)}
+            status, _ = await worker.post("/v1/chat/completions", CHAT, headers=said)
+            served.append(caller)
+            return status
+
+        async def inside(count: int) -> None:
+            await until(lambda: admission.running + admission.queued == count)
+
+        async with asyncio.TaskGroup() as group:
+            greedy = []
+            for count in (1, 2, 3):
+                greedy.append(group.create_task(ask("greedy")))
+                await inside(count)
+            modest = group.create_task(ask("modest"))
+            await until(lambda: admission.rejections["made_room"] == 1)
+            urgent = group.create_task(ask("urgent", 1))
+            await until(lambda: admission.rejections["made_room"] == 2)
+            worker.engine.allow(100)
+        assert [task.result() for task in greedy] == [200, 200, 429]
+        assert (modest.result(), urgent.result()) == (429, 200)
+        assert served[2:] == ["greedy", "urgent", "greedy"]
+        status, answer = await worker.post(
+            "/v1/chat/completions", CHAT, headers={"X-Cortex-Priority": "urgent"}
+        )
+        assert (status, answer["error"]["param"]) == (400, "X-Cortex-Priority")
+
+
 async def test_a_full_line_is_a_clean_429_even_for_a_stream(start: Start) -> None:
     async with start("x", manual=True, slots=1, max_queue=0) as worker:
         first = asyncio.create_task(worker.chat())
