@@ -13,7 +13,6 @@ from aiohttp import web
 from neuron.engines import registry
 from neuron.engines.base import Engine, EngineError, LoadCancelledError, LoadSpec
 from neuron.ipc import (
-    HEARTBEAT_INTERVAL_S,
     REPORT_FD_ENV,
     Command,
     LoadFailed,
@@ -77,7 +76,8 @@ class _Worker:
 
         follow(sys.stdin, obey)
         host = EngineHost(self._on_fatal)
-        beat = asyncio.create_task(self._beat(host))
+        vitals = Vitals(host, self._admission)
+        beat = asyncio.create_task(vitals.beat(self._reporter.send))
         try:
             model = await self._load_unless_stopped(host)
             if model is not None:
@@ -104,12 +104,6 @@ class _Worker:
         log.error("%s; this process has to be replaced", error)
         self._exit_code = _REPLACE_ME
         self._stop.set()
-
-    async def _beat(self, host: EngineHost) -> None:
-        vitals = Vitals(host, self._admission)
-        while True:
-            self._reporter.send(vitals.stats(await asyncio.to_thread(rss_bytes)))
-            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
     # Load.
 

@@ -1,13 +1,15 @@
 """What a worker's heartbeat says."""
 
+import asyncio
 import os
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from neuron.ipc import Stats
+from neuron.ipc import HEARTBEAT_INTERVAL_S, Stats
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
 
@@ -47,6 +49,19 @@ class Vitals:
         self._admission = admission
         self._decode = Rate()
         self._prefill = Rate()
+
+    async def beat(self, send: Callable[[Stats], None]) -> None:
+        """Send heartbeats until cancelled."""
+        loop = asyncio.get_running_loop()
+        # Of its own: long prompts take all of the loop's threads, and a worker that
+        # falls silent at work is killed.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="vitals")
+        try:
+            while True:
+                send(self.stats(await loop.run_in_executor(thread, rss_bytes)))
+                await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+        finally:
+            thread.shutdown(wait=False)
 
     def stats(self, rss: int | None) -> Stats:
         stats = Stats(
