@@ -43,6 +43,11 @@ ATTEMPTS = 4
 ELSEWHERE = frozenset({404, 409, 429, 502, 503})
 """Answers of a neuron after which another replica, or the same one later, may do."""
 TOO_BUSY = 429
+DEADLY = frozenset({"worker_lost", "engine_failed"})
+"""Codes that say: a worker died while it had this request."""
+DEATHS = 2
+"""After so many the request is suspected of it; a few more, and the neuron gives the
+model up."""
 SECOND_LOOK_S = 0.25
 STILL_LOADING_RETRY_S = 10
 STREAM_HEADERS = {
@@ -111,6 +116,7 @@ class Exchange:
 
     async def _answer(self) -> web.StreamResponse:
         failed: frozenset[str] = frozenset()
+        deaths = 0
         for attempt in range(1, ATTEMPTS + 1):
             node = await self._replica(failed)
             self._books.place(self._entry, node, RequestPhase.WAITING)
@@ -126,6 +132,9 @@ class Exchange:
                 log.warning("request id=%s: %s: %s", self._entry.id, node, error)
                 failed |= {node}
                 continue
+            deaths += _code_of(refusal[2]) in DEADLY
+            if deaths == DEATHS:
+                return await self._pass_on(*refusal)
             if refusal[0] == TOO_BUSY or await self._stays_refused(node):
                 failed |= {node}
                 if not self._fleet.dispatcher.has_another(self._call.model, failed):
@@ -332,3 +341,11 @@ class Exchange:
     @property
     def _books(self) -> RequestBook:
         return self._fleet.state.requests
+
+
+def _code_of(body: bytes) -> str | None:
+    """The error code in a neuron's refusal, where it has one."""
+    try:
+        return str(orjson.loads(body)["error"]["code"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None

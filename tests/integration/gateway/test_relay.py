@@ -257,6 +257,26 @@ async def test_a_worker_that_died_a_moment_ago_is_waited_for(home: Home) -> None
         assert fake.loads == []
 
 
+@pytest.mark.parametrize("code", ["worker_lost", "engine_failed"])
+async def test_a_request_that_workers_die_of_is_not_sent_on_and_on(
+    home: Home, code: str
+) -> None:
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.reply = fake_neuron.refuses(ApiError(503, "it broke", code))
+        request = asyncio.ensure_future(client.stream())
+        for deaths in (1, 2):
+            await until(lambda n=deaths: len(fake.received) == n)  # type: ignore[misc]
+            fake.set_state("m", ModelState.RECOVERING, "killed")
+            await asyncio.sleep(0.4)
+            fake.set_state("m", ModelState.READY)
+        with pytest.raises(AssertionError, match=code):
+            await request
+        assert len(fake.received) == 2
+
+
 async def test_a_model_that_was_unloaded_behind_its_back_is_loaded(home: Home) -> None:
     async with (
         FakeNeuron.with_models("m").serving() as fake,
