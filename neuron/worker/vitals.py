@@ -67,6 +67,9 @@ class Vitals:
         stats = Stats(
             in_flight=self._admission.running,
             queued=self._admission.queued,
+            rejections=dict(self._admission.rejections),
+            queue_waits=list(self._admission.waits),
+            queue_waited_s=self._admission.waited_s,
             busy=self._host.busy,
             rss_bytes=rss,
         )
@@ -82,6 +85,3 @@ class Vitals:
                 engine.prompt_tokens - engine.cached_tokens
             )
         return stats
-            rejections=dict(self._admission.rejections),
-            queue_waits=list(self._admission.waits),
-            queue_waited_s=self._admission.waited_s,
