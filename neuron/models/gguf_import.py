@@ -24,9 +24,6 @@ from neuron.models.gguf.tensors import GgufTensors
 from neuron.models.gguf.tokenizer import read_tokenizer, tokenizer_config
 from neuron.models.gguf.vocabulary import Vocabulary, read_vocabulary
 
-RECIPE = 1
-"""Raised whenever the same file and options begin to give another folder."""
-
 _SAMPLING = {
     "temperature": "general.sampling.temp",
     "top_p": "general.sampling.top_p",

@@ -65,8 +65,10 @@ class Metadata:
     def numbers(self, key: str, count: int) -> NDArray[Any]:
         """An array of as many finite numbers, which must be given."""
         value = self._given(key, None)
-        if not isinstance(value, np.ndarray) or not np.isfinite(value).all():
+        if not isinstance(value, np.ndarray):
             raise self.error(key, f"must be an array of numbers, not {_shown(value)}")
+        if not np.isfinite(value).all():
+            raise self.error(key, "holds a number that is not finite")
         if len(value) != count:
             raise self.error(key, f"has {len(value)} elements, must have {count}")
         return value
@@ -91,6 +93,8 @@ class Metadata:
 
 def _shown(value: Value) -> str:
     """A value for a message, bounded."""
-    if isinstance(value, list | np.ndarray):
-        return "an array"
+    if isinstance(value, list):
+        return "an array of strings"
+    if isinstance(value, np.ndarray):
+        return "an array of numbers"
     return shown_name(value) if isinstance(value, str) else repr(value)

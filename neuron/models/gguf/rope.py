@@ -18,6 +18,7 @@ from neuron.models.gguf.metadata import Metadata
 FREQUENCIES: Final = "rope_freqs.weight"
 _PUBLISHED: Final = (8192, 4.0)
 """Original context and high_freq_factor of every Llama 3.1 and 3.2."""
+_KINDS: Final = ("none", "linear", "yarn")
 _TOLERANCE: Final = 1e-4
 
 
@@ -31,6 +32,11 @@ def rope_scaling(
     """
     prefix = f"{name}.rope.scaling"
     kind = metadata.text(f"{prefix}.type", "linear")
+    if kind not in _KINDS:
+        raise metadata.error(
+            f"{prefix}.type",
+            f"{kind!a} is not supported; these are: {', '.join(_KINDS)}",
+        )
     factor = metadata.number(f"{prefix}.factor", 0) or metadata.number(
         f"{name}.rope.scale_linear", 0
     )
@@ -47,11 +53,7 @@ def rope_scaling(
         raise metadata.error(f"{prefix}.factor", f"must be above 0, not {factor}")
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
-    if kind == "yarn":
-        return _yarn(metadata, prefix, factor)
-    raise metadata.error(
-        f"{prefix}.type", f"{kind!a} is not supported; none, linear and yarn are"
-    )
+    return _yarn(metadata, prefix, factor)
 
 
 def _yarn(metadata: Metadata, prefix: str, factor: float) -> dict[str, object]:
