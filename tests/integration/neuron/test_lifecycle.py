@@ -60,6 +60,19 @@ def test_many_loads_at_once_are_one(start: Start) -> None:
         assert len(neuron.http.get(routes.HEALTH).json()["models"]) == 1
 
 
+def test_web_pages_neither_load_nor_unload(start: Start) -> None:
+    with start() as neuron:
+        for path in (routes.MODELS_LOAD, routes.MODELS_UNLOAD):
+            response = neuron.http.post(
+                path,
+                content=json.dumps({"model": MODEL}),
+                headers={"Content-Type": "text/plain", "Origin": "http://a.example"},
+            )
+            assert response.status_code == 403
+            assert response.json()["error"]["code"] == "forbidden"
+        assert neuron.model().state is ModelState.UNLOADED
+
+
 def test_a_plan_has_numbers_and_loads_nothing(start: Start) -> None:
     with start() as neuron:
         response = neuron.post(routes.MODELS_PLAN, {"model": MODEL, "slots": 3})
