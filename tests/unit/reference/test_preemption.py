@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from neuron.engines.base import Finished, GenerationRequest, SamplingParams, Started
-from neuron.engines.reference import scheduler
+from neuron.engines.reference import scheduler, sequence
 from neuron.engines.reference.cache import PAGE
 from neuron.engines.reference.engine import ReferenceEngine
 from neuron.engines.reference.sequence import PIECE
@@ -87,6 +87,7 @@ def engines(long_folder: Path) -> Iterator[tuple[ReferenceEngine, ReferenceEngin
         loaded(long_folder, slots=4) as roomy,
     ):
         patch.setattr(scheduler, "CHUNK", 24)
+        patch.setattr(sequence, "PIECE", 1)
         yield tight, roomy
 
 
@@ -95,8 +96,8 @@ def requests(draw: st.DrawFn) -> list[GenerationRequest]:
     """Up to six, some with the same beginning, each fitting into twelve pages."""
     found = []
     for number in range(draw(st.integers(2, 6))):
-        which, length = draw(st.integers(0, 2)), draw(st.integers(1, 90))
-        count = draw(st.integers(1, 12 * PAGE - length))
+        which, length = draw(st.integers(0, 2)), draw(st.integers(1, 60))
+        count = 12 * PAGE - length - draw(st.integers(0, 90))
         sampling = SamplingParams(
             temperature=draw(st.sampled_from([0.0, 1.0])),
             frequency_penalty=draw(st.sampled_from([0.0, 0.5])),
