@@ -1,0 +1,290 @@
+"""Requests whose output is constrained, with constraints that are easy to foresee."""
+
+import threading
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from neuron.engines.base import EngineError, Failed, SamplingParams, TokenConstraint
+from neuron.engines.reference.engine import ReferenceEngine
+from tests.unit.reference.support import Outputs, generate, request
+
+PROMPT = tuple(range(3, 23))
+VOCAB = 96
+END = 2
+
+
+class Steps:
+    """Allows for one set of tokens after the other; it is complete after the last."""
+
+    def __init__(
+        self,
+        steps: Sequence[Collection[int]],
+        *,
+        may_end_from: int | None = None,
+        bits: int = 128,
+    ) -> None:
+        self._steps = steps
+        self._may_end_from = len(steps) if may_end_from is None else may_end_from
+        self._bits = bits
+        self.accepted: list[int] = []
+        self.threads: set[str] = set()
+        self.end_ids = frozenset({END})
+
+    def mask(self) -> NDArray[np.int32]:
+        self.threads.add(threading.current_thread().name)
+        allowed = np.zeros(self._bits, np.uint8)
+        done = len(self.accepted)
+        if done < len(self._steps):
+            allowed[list(self._steps[done])] = 1
+        if self.may_end():
+            allowed[END] = 1
+        return np.packbits(allowed, bitorder="little").view(np.int32)
+
+    def accept(self, token_id: int) -> None:
+        self.accepted.append(token_id)
+
+    def may_end(self) -> bool:
+        return len(self.accepted) >= self._may_end_from
+
+    def is_finished(self) -> bool:
+        return END in self.accepted or len(self.accepted) >= len(self._steps)
+
+
+SAMPLINGS = [
+    SamplingParams(temperature=0),
+    SamplingParams(temperature=2, seed=1),
+    SamplingParams(temperature=1, top_k=3, seed=2),
+    SamplingParams(temperature=1, top_p=0.1, min_p=0.5, seed=3),
+    SamplingParams(temperature=0, logit_bias={40: 100.0}, presence_penalty=2),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_only_what_is_allowed(
+    engine: ReferenceEngine, sampling: SamplingParams
+) -> None:
+    steps = [{5, 6, 7}, {88, 89}, {9}, set(range(10, 30))]
+    constraint = Steps(steps)
+    output = generate(
+        engine, request("a", PROMPT, 20, sampling=sampling, constraint=constraint)
+    )["a"]
+    assert len(output.tokens) == 4
+    assert all(token in step for token, step in zip(output.tokens, steps, strict=True))
+    assert output.reason == "stop"
+    assert constraint.accepted == output.tokens
+
+
+def test_likeliest_of_those_allowed(engine: ReferenceEngine) -> None:
+    free = generate(engine, request("a", PROMPT, 1, top_logprobs=VOCAB))["a"]
+    assert free.logprobs[0] is not None
+    order = [token for token, _ in free.logprobs[0].top]
+    for rank in (0, 1, 40):
+        among = Steps([set(order[rank:])])
+        chosen = generate(
+            engine, request("a", PROMPT, 5, constraint=among, top_logprobs=0)
+        )["a"]
+        assert chosen.tokens == [order[rank]]
+        assert chosen.logprobs[0] is not None
+        # Log-probabilities are the model's own, whatever was allowed.
+        assert chosen.logprobs[0].chosen == free.logprobs[0].top[rank][1]
+
+
+def test_bias_and_penalties_come_before(engine: ReferenceEngine) -> None:
+    biased = SamplingParams(temperature=0, logit_bias={40: 50.0, 50: 100.0})
+    constraint = Steps([range(3, 50)])
+    output = generate(
+        engine, request("a", PROMPT, 5, sampling=biased, constraint=constraint)
+    )["a"]
+    assert output.tokens == [40]
+
+
+def test_stop_ids_only_where_the_output_may_end(engine: ReferenceEngine) -> None:
+    stops = frozenset({30, END})
+    likely = SamplingParams(temperature=0, logit_bias={30: 100.0})
+    constraint = Steps([range(3, 90)] * 9, may_end_from=4)
+    output = generate(
+        engine,
+        request(
+            "a", PROMPT, 20, sampling=likely, stop_ids=stops, constraint=constraint
+        ),
+    )["a"]
+    assert 30 not in output.tokens[:4]
+    assert output.tokens[4:] == [30]
+    assert output.reason == "stop"
+    assert constraint.accepted == output.tokens[:4]
+
+
+def test_min_new_tokens_wait_with_every_end(engine: ReferenceEngine) -> None:
+    likely = SamplingParams(temperature=0, logit_bias={END: 100.0, 30: 50.0})
+    for stops in (frozenset[int](), frozenset({30})):
+        output = generate(
+            engine,
+            request(
+                "a",
+                PROMPT,
+                20,
+                sampling=likely,
+                stop_ids=stops,
+                min_new_tokens=6,
+                constraint=Steps([range(31, 90)] * 9, may_end_from=0),
+            ),
+        )["a"]
+        assert not {END, 30} & {*output.tokens[:6]}
+        assert output.tokens[6:] == [END]
+        assert output.reason == "stop"
+
+
+def test_a_complete_output_ends_before_min_new_tokens(engine: ReferenceEngine) -> None:
+    short = Steps([{5}, {6}])
+    output = generate(
+        engine, request("a", PROMPT, 20, min_new_tokens=9, constraint=short)
+    )["a"]
+    assert (output.tokens, output.reason) == ([5, 6], "stop")
+    only_end = Steps([{5}, ()], may_end_from=1)
+    output = generate(
+        engine,
+        request(
+            "a",
+            PROMPT,
+            20,
+            min_new_tokens=9,
+            stop_ids=frozenset({END}),
+            constraint=only_end,
+        ),
+    )["a"]
+    assert (output.tokens, output.reason) == ([5, END], "stop")
+
+
+def test_stop_id_that_the_grammar_needs(engine: ReferenceEngine) -> None:
+    output = generate(
+        engine,
+        request("a", PROMPT, 9, stop_ids=frozenset({6}), constraint=Steps([{5}, {6}])),
+    )["a"]
+    assert (output.tokens, output.reason) == ([5, 6], "stop")
+
+
+def test_cut_by_max_new_tokens(engine: ReferenceEngine) -> None:
+    output = generate(
+        engine, request("a", PROMPT, 2, constraint=Steps([range(90)] * 5))
+    )["a"]
+    assert output.reason == "length"
+    output = generate(
+        engine, request("a", PROMPT, 2, constraint=Steps([range(90)] * 2))
+    )["a"]
+    assert output.reason == "stop"
+
+
+class Broken(Steps):
+    """Fails after a while, in one of its methods."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__([range(3, 90)] * 9, may_end_from=9)
+        self._where = where
+
+    def _fail(self, where: str) -> None:
+        if where == self._where and len(self.accepted) == 2:
+            raise RuntimeError(f"no {where} today")
+
+    def mask(self) -> NDArray[np.int32]:
+        self._fail("mask")
+        return super().mask()
+
+    def accept(self, token_id: int) -> None:
+        self._fail("accept")
+        super().accept(token_id)
+
+    def may_end(self) -> bool:
+        self._fail("may_end")
+        return super().may_end()
+
+
+CONSTRAINTS: list[tuple[TokenConstraint, int, str]] = [
+    (Broken("mask"), 2, "no mask today"),
+    (Broken("accept"), 2, "no accept today"),
+    (Broken("may_end"), 2, "no may_end today"),
+    (Steps([{5}, ()], may_end_from=9), 1, "allows for no token"),
+    (Steps([{5}], bits=64), 0, "a mask has 64 bits, the model 96 tokens"),
+]
+
+
+@pytest.mark.parametrize(("constraint", "count", "message"), CONSTRAINTS)
+def test_a_constraint_that_fails_fails_its_request_alone(
+    engine: ReferenceEngine, constraint: TokenConstraint, count: int, message: str
+) -> None:
+    other = generate(engine, request("b", PROMPT, 8))["b"]
+    outputs = generate(
+        engine,
+        request("a", PROMPT, 8, constraint=constraint),
+        request("b", PROMPT, 8),
+    )
+    assert len(outputs["a"].tokens) == count
+    assert isinstance(outputs["a"].error, EngineError)
+    assert outputs["a"].error.code == "constraint_failed"
+    assert message in str(outputs["a"].error)
+    assert not outputs["a"].error.fatal
+    assert outputs["b"].tokens == other.tokens
+    assert engine.stats().kv_pages_used == 0
+
+
+def test_masks_are_made_in_other_threads_while_the_model_computes(
+    engine: ReferenceEngine,
+) -> None:
+    constraint = Steps([range(90)] * 30)
+    generate(engine, request("a", PROMPT, 40, constraint=constraint))
+    assert any(name.startswith("masks") for name in constraint.threads)
+
+
+class Slow(Steps):
+    """Its masks wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__([range(3, 90)] * 9)
+        self.let_go = threading.Event()
+        self.begun = threading.Event()
+
+    def mask(self) -> NDArray[np.int32]:
+        self.begun.set()
+        self.let_go.wait()
+        return super().mask()
+
+
+def test_cancelled_while_its_mask_is_made(engine: ReferenceEngine) -> None:
+    slow = Slow()
+    long = [5] * 600
+    engine.submit(request("a", long, 9, constraint=slow))
+    outputs = Outputs()
+    events = outputs.step(engine)
+    assert slow.begun.wait(10)
+    engine.cancel("a")
+    engine.submit(request("b", PROMPT, 3))
+    outputs.run(engine)
+    slow.let_go.set()
+    assert outputs["b"].reason == "length"
+    assert not any(isinstance(event, Failed) for event in events)
+    assert engine.stats().kv_pages_used == 0
+
+
+def test_preempted_with_its_constraint(engine: ReferenceEngine) -> None:
+    sampling = SamplingParams(temperature=1, seed=4)
+    steps = [range(number, 90, 3) for number in range(3, 20)]
+
+    def submit(name: str) -> None:
+        engine.submit(
+            request(name, PROMPT, 30, sampling=sampling, constraint=Steps(steps))
+        )
+
+    submit("a")
+    whole = Outputs().run(engine)["a"]
+    submit("b")
+    outputs = Outputs()
+    for _ in range(5):
+        outputs.step(engine)
+    assert engine._loaded is not None
+    [sequence] = engine._loaded.scheduler._decoding
+    engine._loaded.scheduler._preempt(sequence)
+    outputs.run(engine)
+    assert outputs["b"].tokens == whole.tokens
+    assert outputs["b"].reason == "stop"
