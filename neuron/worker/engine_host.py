@@ -73,6 +73,8 @@ class EngineHost:
             await asyncio.shield(loaded)
         except asyncio.CancelledError:
             self._load_cancelled.set()
+            # How it ends concerns nobody any more, and asyncio need not warn.
+            loaded.add_done_callback(lambda ended: ended.exception())
             raise
 
     def submit(self, request: GenerationRequest, sink: Sink) -> None:

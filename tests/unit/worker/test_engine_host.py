@@ -1,6 +1,7 @@
 """One thread owns the engine; the loop only sends and receives."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -126,7 +127,7 @@ async def test_a_broken_engine_fails_everybody_and_says_so_once() -> None:
         assert [error.code for error in fatal] == ["engine_failed"]
 
 
-async def test_a_load_can_be_given_up() -> None:
+async def test_a_load_can_be_given_up(caplog: pytest.LogCaptureFixture) -> None:
     engine = ScriptedEngine(lambda request: [], manual=True)
     host = EngineHost(lambda error: None)
     loading = asyncio.create_task(
@@ -138,6 +139,9 @@ async def test_a_load_can_be_given_up() -> None:
         await loading
     async with asyncio.timeout(DEADLINE_S):
         await host.close()
+    del loading
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_what_the_load_raises_arrives_here() -> None:
