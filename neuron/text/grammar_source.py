@@ -27,11 +27,16 @@ def source_of(spec: GrammarSpec, tokenizer: LLTokenizer) -> str:
     Raises:
         GrammarError: it is malformed.
     """
-    body = _body(spec)
-    if spec.after is None:
-        return json.dumps({"grammars": [body]})
-    before = {"lark_grammar": _text_up_to(spec.after, tokenizer)}
-    return json.dumps({"grammars": [before, {"name": "body", **body}]})
+    bodies = [spec] if spec.alternative is None else [spec, spec.alternative]
+    grammars = [_body(each) for each in bodies]
+    before, rules = _before(spec, tokenizer)
+    if not before and len(grammars) == 1:
+        return json.dumps({"grammars": grammars})
+    named = {f"body{index}": grammar for index, grammar in enumerate(grammars)}
+    either = " | ".join(f"@{name}" for name in named)
+    head = {"lark_grammar": f"start: {before} ({either})\n{rules}"}
+    parts = [{"name": name, **grammar} for name, grammar in named.items()]
+    return json.dumps({"grammars": [head, *parts]})
 
 
 def _body(spec: GrammarSpec) -> dict[str, Any]:
@@ -51,14 +56,28 @@ def _body(spec: GrammarSpec) -> dict[str, Any]:
     return {"lark_grammar": text}
 
 
-def _text_up_to(marker: str, tokenizer: LLTokenizer) -> str:
-    """A Lark grammar: any text, the marker, a little whitespace, the body."""
+def _before(spec: GrammarSpec, tokenizer: LLTokenizer) -> tuple[str, str]:
+    """What comes before the grammar itself, in Lark, and the rules that it needs."""
+    if spec.after is not None:
+        opening, marker, optional = "", spec.after, ""
+    elif spec.thought is not None:
+        start, marker = spec.thought
+        opening, optional = _token(start, tokenizer) or json.dumps(start), "?"
+    else:
+        return "", ""
+    if token := _token(marker, tokenizer):
+        text, rules = f"text {token}", "text: /(?s:.*)/"
+    else:
+        text = "text"
+        rules = f"text[lazy]: TEXT\nTEXT: /(?s:.*)/ {json.dumps(marker)}"
+    return f"({opening} {text} gap){optional}", f"{rules}\ngap: /[ \\n]{{0,4}}/\n"
+
+
+def _token(marker: str, tokenizer: LLTokenizer) -> str | None:
     ids = tokenizer.tokenize_str(marker, parse_special=True)
-    gap = r"gap: /[ \n]{0,4}/"
     if len(ids) == 1 and tokenizer.is_special_token(ids[0]):
-        return f"start: /(?s:.*)/ <[{ids[0]}]> gap @body\n{gap}\n"
-    text = f"before[lazy]: BEFORE\nBEFORE: /(?s:.*)/ {json.dumps(marker)}"
-    return f"start: before gap @body\n{text}\n{gap}\n"
+        return f"<[{ids[0]}]>"
+    return None
 
 
 def explained(spec: GrammarSpec, message: str, verdict: Verdict) -> GrammarError:

@@ -38,6 +38,10 @@ class GrammarSpec:
     source: str | Mapping[str, Any] = ""
     after: str | None = None
     """Text is free up to this marker, such as `</think>`; then the grammar begins."""
+    thought: tuple[str, str] | None = None
+    """Text between these two markers may come first; not together with `after`."""
+    alternative: "GrammarSpec | None" = None
+    """The output may follow this one instead, from the same beginning."""
     lenient: bool = False
     """Pass over the keywords of a schema that cannot be enforced."""
 
@@ -48,7 +52,10 @@ class GrammarSpec:
             GrammarError: it is too large, or holds what JSON cannot.
         """
         try:
-            parts = [self.kind, self.source, self.after, self.lenient]
+            other = None if self.alternative is None else self.alternative.key()
+            parts = [
+                self.kind, self.source, self.after, self.thought, other, self.lenient,
+            ]  # fmt: skip
             key = json.dumps(parts, allow_nan=False, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise GrammarError("", f"it is not JSON: {error}") from error

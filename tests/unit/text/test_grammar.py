@@ -81,6 +81,12 @@ def json_schema(schema: dict[str, Any]) -> GrammarSpec:
 
 
 THINKING = GrammarSpec("json_schema", {"const": 1}, after="</think>")
+MAY_THINK = GrammarSpec(
+    "lark",
+    'start: "<call>" r0\nr0: %json {"type": "object"}',
+    thought=("<think>", "</think>"),
+    alternative=json_schema({"const": 1}),
+)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +119,12 @@ THINKING = GrammarSpec("json_schema", {"const": 1}, after="</think>")
         (THINKING, "say { and\n then </think>\n\n1", True),
         (THINKING, "</think>1", True),
         (THINKING, "1", False),
+        (MAY_THINK, "1", True),
+        (MAY_THINK, "<call>{}", True),
+        (MAY_THINK, "<think>2 or {?</think>\n1", True),
+        (MAY_THINK, "<think></think><call>{}", True),
+        (MAY_THINK, "so it is.</think>1", False),
+        (MAY_THINK, "<call>1", False),
     ],
 )
 def test_what_fits(
