@@ -16,7 +16,7 @@ from neuron.text.events import (
 from neuron.text.reader import Reader, Waiting
 from neuron.text.reasoning import ReasoningSyntax, read_reasoning, recognise_reasoning
 from neuron.text.tokenizer import TextTokenizer
-from neuron.text.tools.calls import CallSink, NotACallError, random_id
+from neuron.text.tools.calls import CallSink, NotACallError
 from neuron.text.tools.format import ToolFormat
 from neuron.text.tools.recognition import recognise_tools
 from neuron.text.tools.spec import ToolSpec
@@ -117,7 +117,6 @@ class OutputParser:
             self._reader,
             {tool.name: tool for tool in tools},
             self._events.add,
-            self._format.new_id if self._format else random_id,
             whole=whole_calls,
         )
         self._machine = self._read()

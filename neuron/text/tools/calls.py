@@ -35,7 +35,6 @@ class CallSink:
         reader: Reader,
         tools: Mapping[str, ToolSpec],
         emit: Callable[[OutputEvent], None],
-        new_id: Callable[[], str],
         *,
         whole: bool,
     ) -> None:
@@ -44,7 +43,6 @@ class CallSink:
         """Whether a failure now means a broken call, and not merely other text."""
         self._reader = reader
         self._emit = emit
-        self._new_id = new_id
         self._whole = whole
         self._held: list[OutputEvent] = []
         self._index = 0
@@ -59,7 +57,7 @@ class CallSink:
         if not name:
             raise NotACallError
         self._open = True
-        self._pass(ToolCallStarted(self._index, self._new_id(), name))
+        self._pass(ToolCallStarted(self._index, _random_id(), name))
 
     def arguments(self, text: str) -> None:
         """More of the arguments' JSON."""
@@ -99,7 +97,7 @@ class CallSink:
             self._reader.mark()
 
 
-def random_id() -> str:
+def _random_id() -> str:
     """As OpenAI's look."""
     return "call_" + secrets.token_hex(12)
 

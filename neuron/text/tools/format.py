@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from neuron.text.reader import Reader, Waiting
-from neuron.text.tools.calls import CallSink, random_id
+from neuron.text.tools.calls import CallSink
 from neuron.text.tools.lark import Lark
 from neuron.text.tools.spec import ToolSpec
 
@@ -46,7 +46,3 @@ class ToolFormat(ABC):
     @abstractmethod
     def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
         """The body of a Lark rule for one call, or for several with `parallel`."""
-
-    def new_id(self) -> str:
-        """An id for a call."""
-        return random_id()

@@ -9,6 +9,8 @@ from neuron.text.tools.json_reader import copy_string, copy_value, read_string
 
 _NAME_KEYS: Final = ("name", "tool_name")
 _ARGUMENT_KEYS: Final = ("arguments", "parameters")
+_NESTED_KEY: Final = "function"
+"""Some models write calls as they stand in OpenAI's API."""
 _OTHER_KEYS: Final = ("type", "id", "tool_call_id")
 """Written by some models, of no use to us."""
 
@@ -34,16 +36,8 @@ def read_calls(reader: Reader, sink: CallSink, *, bare: bool = False) -> Waiting
 
 def read_call(reader: Reader, sink: CallSink, *, bare: bool = False) -> Waiting[None]:
     """Read one call, as `read_calls`."""
-    yield from expect(reader, "{")
     call = _Call(reader, sink, bare)
-    if not (yield from reader.skip("}")):
-        while True:
-            yield from call.read_member()
-            if not (yield from reader.skip(",")):
-                break
-        closed = yield from reader.skip("}")
-        if not closed and not call.ended:
-            raise NotACallError
+    yield from call.read_object()
     call.finish()
 
 
@@ -60,7 +54,19 @@ class _Call:
         self.ended = False
         """Both were read. A closing brace that is missing then does no harm."""
 
-    def read_member(self) -> Waiting[None]:
+    def read_object(self) -> Waiting[None]:
+        yield from expect(self._reader, "{")
+        if (yield from self._reader.skip("}")):
+            return
+        while True:
+            yield from self._read_member()
+            if not (yield from self._reader.skip(",")):
+                break
+        closed = yield from self._reader.skip("}")
+        if not closed and not self.ended:
+            raise NotACallError
+
+    def _read_member(self) -> Waiting[None]:
         yield from self._reader.skip_space()
         key = yield from read_string(self._reader)
         yield from expect(self._reader, ":")
@@ -69,6 +75,8 @@ class _Call:
             yield from self._read_name()
         elif key in _ARGUMENT_KEYS:
             yield from self._read_arguments()
+        elif key == _NESTED_KEY:
+            yield from self.read_object()
         elif self._bare and key not in _OTHER_KEYS:
             raise NotACallError
         else:
@@ -79,7 +87,8 @@ class _Call:
         if self._name is None:
             raise NotACallError
         if not self.ended:
-            self._pass([] if self._arguments is None else self._arguments)
+            self._pass([])
+        self._reader.mark()
 
     def _read_name(self) -> Waiting[None]:
         if self._name is not None:

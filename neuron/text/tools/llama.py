@@ -8,7 +8,7 @@ that is declared. Several JSON calls are separated by semicolons.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from neuron.text.reader import Reader, Waiting
@@ -34,6 +34,8 @@ class _Llama(ToolFormat):
     def read(self, reader: Reader, sink: CallSink) -> Waiting[None]:
         marked = (yield from reader.skip(_TAG)) or (yield from reader.skip(_START))
         sink.sure = marked
+        if marked:  # Llama 4 may write code between the markers, and the call behind.
+            yield from reader.skip(_END)
         if (yield from _sees_python(reader)):
             yield from read_python_calls(reader, sink, bare=not marked)
         else:
@@ -62,6 +64,9 @@ class Pythonic(_Llama):
     def in_template(self, template: str) -> str | None:
         match = _PYTHON.search(template)
         return match and match[0]
+
+    def in_vocabulary(self, tokens: Mapping[str, int]) -> str | None:
+        return None  # The tokens are those of `LlamaJson`.
 
     def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
         call = lark.either([_call(lark, tool) for tool in tools])

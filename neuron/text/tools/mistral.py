@@ -1,7 +1,5 @@
 """Mistral: `[TOOL_CALLS]` and a JSON list or, since 2025, `name[ARGS]{…}`."""
 
-import secrets
-import string
 from collections.abc import Sequence
 from typing import Final
 
@@ -54,9 +52,3 @@ class Mistral(ToolFormat):
         call = lark.each(tools, ['{"name": "', NAME, '", "arguments": '], ["}"])
         calls = listed(call, parallel, lark.text(", "))
         return f'{lark.text(_START)} " "? "[" {calls} "]"'
-
-    def new_id(self) -> str:
-        """Their templates refuse all but nine letters and digits."""
-        return "".join(
-            secrets.choice(string.ascii_letters + string.digits) for _ in range(9)
-        )

@@ -106,3 +106,28 @@ def test_bytes_that_never_become_text_come_out(byte_level: TextTokenizer) -> Non
     emitted = "".join(detokenizer.feed(lone) for _ in range(100))
     assert emitted == "\ufffd" * 99
     assert detokenizer.flush() == "\ufffd"
+
+
+def test_visible_special_tokens_are_spelt_out(fallback: TextTokenizer) -> None:
+    once, upon = fallback.encode("Once upon", add_bos=False)[:2]
+    detokenizer = Detokenizer(fallback, visible={2})
+    parts = [detokenizer.feed(token) for token in (1, once, 2, upon, 2)]
+    assert parts == ["", "Once", "</s>", " upon", "</s>"]
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_visible_tokens_stand_between_what_others_give(
+    byte_level: TextTokenizer, data: st.DataObject
+) -> None:
+    ids = data.draw(st.lists(st.integers(0, VOCAB - 1), max_size=30), label="ids")
+    end = byte_level.added_tokens["<|end|>"]
+    expected, part = "", list[int]()
+    for token in [*ids, end]:
+        if token == end:
+            expected += byte_level.decode(part) + "<|end|>"
+            part = []
+        else:
+            part.append(token)
+    streamed = stream(Detokenizer(byte_level, visible={end}), [*ids, end])
+    assert "".join(streamed) == expected
