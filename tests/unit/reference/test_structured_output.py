@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, assume, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from neuron.engines.base import GenerationRequest, SamplingParams
 from neuron.engines.reference.engine import ReferenceEngine
@@ -195,12 +195,8 @@ def test_always_parses_and_validates(
     )
     for output in outputs.values():
         assert output.error is None
-        if output.reason == "length":
-            # Blanks between tokens are bounded, but each takes some.
-            assert len(output.tokens) == MOST
-            continue
+        assert output.reason == "stop"
         jsonschema.validate(json.loads(writer.text(output)), schema)
-    assume(any(output.reason == "stop" for output in outputs.values()))
 
 
 ORDER: Schema = {
