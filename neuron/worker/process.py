@@ -24,6 +24,8 @@ from neuron.models.info import ModelInfo
 from neuron.models.inspect import inspect_model
 from neuron.protocol.errors import shutting_down, unavailable
 from neuron.text.chat import ChatTemplate, TemplateError
+from neuron.text.grammar import GrammarCompiler
+from neuron.text.output import recognise
 from neuron.text.tokenizer import TextTokenizer, TokenizerError
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
@@ -65,6 +67,7 @@ class _Worker:
             spec.slots, spec.max_queue, spec.queue_wait_s, spec.max_per_caller
         )
         self._stop = asyncio.Event()
+        self._closed_by = shutting_down()
         self._exit_code = 0
 
     async def run(self) -> int:
@@ -93,12 +96,12 @@ class _Worker:
     def _obey(self, command: Command) -> None:
         if command.kind == "stop":
             self._stop.set()
-        elif command.reason == "shutting_down":
-            self._admission.close(shutting_down())
-        else:
-            self._admission.close(
-                unavailable("this model is being unloaded; retry", "model_unloading")
+            return
+        if command.reason == "unloading":
+            self._closed_by = unavailable(
+                "this model is being unloaded; retry", "model_unloading"
             )
+        self._admission.close(self._closed_by)
 
     def _on_fatal(self, error: EngineError) -> None:
         log.error("%s; this process has to be replaced", error)
@@ -137,6 +140,7 @@ class _Worker:
         spec = self._spec
         tokenizer, template, defaults = await asyncio.to_thread(_load_text, spec.path)
         info = await asyncio.to_thread(inspect_model, spec.path, spec.model)
+        grammars = GrammarCompiler(spec.path, info.eos_ids, info.vocab_size)
 
         def prepare() -> tuple[Engine, LoadSpec]:
             return registry.engine_class(spec.engine)(), _load_spec(spec, info)
@@ -144,7 +148,15 @@ class _Worker:
         await host.load(prepare, self._reporter.progress)
         # One request can have the whole cache, but not more.
         longest = min(spec.max_seq_len, spec.cache_tokens)
-        return ServedModel(info, tokenizer, template, longest, defaults)
+        return ServedModel(
+            info,
+            tokenizer,
+            template,
+            recognise(template.source, tokenizer),
+            grammars,
+            longest,
+            defaults,
+        )
 
     # Serve.
 
@@ -161,8 +173,8 @@ class _Worker:
             rss = await asyncio.to_thread(rss_bytes)
             self._reporter.send(Ready(rss_bytes=rss))
             await self._stop.wait()
-            self._admission.close(shutting_down())
-            inference.stop()
+            self._admission.close(self._closed_by)
+            inference.stop(self._closed_by)
         finally:
             await runner.cleanup()
 

@@ -153,7 +153,7 @@ def test_unloading_at_once_ends_a_story_with_an_error(start: Start) -> None:
             )
             last = [event.data for event in events][-1]
             assert unloading.result().status_code == 200
-        assert json.loads(last)["error"]["code"] == "shutting_down"
+        assert json.loads(last)["error"]["code"] == "model_unloading"
 
 
 def test_followers_hear_of_every_state_and_can_resume(start: Start) -> None:

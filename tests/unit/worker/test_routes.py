@@ -435,7 +435,7 @@ async def test_stopping_ends_streams_with_an_error(start: Start) -> None:
     async with start("x", manual=True) as worker:
         streaming = asyncio.create_task(worker.stream("/v1/chat/completions", CHAT))
         await until(lambda: worker.host.busy)
-        worker.inference.stop()
+        worker.inference.stop(shutting_down())
         chunks = await streaming
         assert chunks[-1]["error"]["code"] == "shutting_down"
         worker.engine.allow(10)
