@@ -135,7 +135,10 @@ class ChatTemplate:
             taken = name in _RESERVED or name in self._special_tokens
             if taken or name in reserved_names():
                 param = f"chat_template_kwargs.{name}"
-                raise ConversationError(f"{param}: is taken", param=param)
+                raise ConversationError(
+                    f"{param}: must not be set, the template knows it otherwise",
+                    param=param,
+                )
         documents = kwargs.get("documents")
         if documents is not None and not _are_objects(documents):
             param = "chat_template_kwargs.documents"
@@ -264,9 +267,8 @@ def _plain(
             "tools: the model has no chat template that could tell it of them",
             param="tools",
         )
-    return _SEPARATOR.join(
-        "\n".join(conversation.texts(message)) for message in messages
-    )
+    contents = ("\n".join(conversation.texts(message)) for message in messages)
+    return _SEPARATOR.join(content for content in contents if content)
 
 
 def _are_objects(value: object) -> bool:

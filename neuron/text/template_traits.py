@@ -74,14 +74,21 @@ class TemplateTraits:
 
     def _with_content(self, role: str, content: Any) -> list[Message]:
         message = {"role": role, "content": content}
-        if role in ("system", "developer"):
-            return [message, _USER]
+        if role == "user":
+            return [message]
+        user = self._styled(_USER)
         if role == "assistant":
-            return [_USER, message, _USER]
+            return [user, message, user]
         if role == "tool":
             result = {**message, "tool_call_id": _ID, "name": _NAME}
-            return [_USER, _call(self.calls), result]
-        return [message]
+            answer = self._styled({"role": "assistant", "content": "Hi"})
+            return [user, _call(self.calls) if self.calls.shown else answer, result]
+        return [message, user]
+
+    def _styled(self, message: Message) -> Message:
+        """A message as it would be from a user."""
+        style = self.content_style("user")
+        return conversation.with_content([message], lambda _: style)[0]
 
     @property
     def calls(self) -> CallStyle:
@@ -101,7 +108,9 @@ class TemplateTraits:
         return CallStyle(shown=False)
 
     def _shows(self, style: CallStyle, tools: Sequence[Message] | None) -> bool:
-        text = self._try([_USER, _call(style), _RESULT], tools)
+        text = self._try(
+            [self._styled(_USER), _call(style), self._styled(_RESULT)], tools
+        )
         if f"'{_FIRST}'" in text or (style.content == "null" and "None" in text):
             return False  # Python's spelling, which no model has been trained on.
         wanted = json.dumps(_ARGUMENTS) if style.arguments_as_text else _FIRST

@@ -24,7 +24,7 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer, config: dict[str, Any]) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(id_ for id_, t in added.items() if t.special)
+        self.special_ids = frozenset(id_ for id_, t in added.items() if t.special)
         self.added_tokens = {token.content: id_ for id_, token in added.items()}
         """Texts that are always one token, special or not, such as `<tool_call>`."""
         self._bytes = {
@@ -42,7 +42,10 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read `tokenizer.json` and, where it is there, `tokenizer_config.json`.
+        """Read `tokenizer.json` and, where they are there, its two companions.
+
+        `special_tokens_map.json` counts only beside a `tokenizer_config.json` of the
+        old kind, which does not list the added tokens; there it comes first.
 
         Raises:
             TokenizerError: one of them is missing or damaged.
@@ -56,7 +59,10 @@ class TextTokenizer:
             raise TokenizerError(f"{path}: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return cls(tokenizer, read_json_object(folder / "tokenizer_config.json"))
+        config = read_json_object(folder / "tokenizer_config.json")
+        if "added_tokens_decoder" not in config:
+            config |= read_json_object(folder / "special_tokens_map.json")
+        return cls(tokenizer, config)
 
     def _find_bos(self) -> int | None:
         """What begins every prompt: `add_bos_token`, else the file's post-processor."""
@@ -70,6 +76,10 @@ class TextTokenizer:
 
     def encode(self, text: str, *, add_bos: bool) -> list[int]:
         """Token ids; special tokens spelt out in `text` become themselves.
+
+        That is so wherever they stand, also in what a user wrote: a prompt is one text
+        by the time it is encoded, as with transformers' `apply_chat_template`. Who
+        relays messages of strangers must look for special tokens in them first.
 
         The beginning-of-sequence token comes first where the model wants one, and not
         twice where `text` already begins with it.
@@ -85,7 +95,7 @@ class TextTokenizer:
 
     def is_silent(self, token_id: int) -> bool:
         """Whether it has no text: a special token, or an id beyond the vocabulary."""
-        return token_id in self._special_ids or not self.token(token_id)
+        return token_id in self.special_ids or not self.token(token_id)
 
     def byte_of(self, token_id: int) -> int | None:
         """The byte that a byte-fallback token such as `<0x0A>` stands for."""

@@ -49,8 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def render(template: ChatTemplate, case: Case) -> str | None:
     try:
         return template.render(case.on_the_wire(), **case.options, kwargs=case.kwargs)
-    except TemplateError as error:
-        assert str(error)
+    except TemplateError:
         return None
 
 
