@@ -34,6 +34,11 @@ PLAN_TIMEOUT_S = 10.0
 EVENTS_IDLE_S = 60.0
 INSUFFICIENT_MEMORY = 507
 """Status of a load that does not fit."""
+_STATUS_OF_FAILED_LOAD = {
+    "insufficient_memory": INSUFFICIENT_MEMORY,
+    "model_unloading": 409,
+    "shutting_down": 503,
+}
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 W = TypeVar("W", bound=Wire)
@@ -231,8 +236,7 @@ def api_error(status: int, body: bytes) -> ApiError:
 def _failed_load(body: bytes) -> ApiError:
     """An error told in a stream, which has no status of its own."""
     error = api_error(500, body)
-    if error.code == "insufficient_memory":
-        error.status = INSUFFICIENT_MEMORY
+    error.status = _STATUS_OF_FAILED_LOAD.get(error.code, error.status)
     return error
 
 

@@ -103,6 +103,18 @@ async def test_a_failed_load_is_a_status_where_nothing_was_sent(home: Home) -> N
         assert text_of(await client.stream()) == "Once upon a time"
 
 
+async def test_a_load_that_was_called_off_may_be_tried_again(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("m", state=ModelState.UNLOADED).serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.load_error = ApiError(409, "it is being unloaded", "model_unloading")
+        async with client.chat() as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (503, "model_unloading")
+            assert response.headers["Retry-After"]
+
+
 async def test_a_load_that_is_refused_is_not_the_clients_fault(home: Home) -> None:
     async with (
         FakeNeuron.with_models("m", state=COLD).serving() as fake,
