@@ -25,6 +25,7 @@ from neuron.protocol import paths
 from neuron.protocol.address import Address
 from neuron.protocol.announce import Announcement
 from neuron.protocol.errors import ApiError
+from neuron.server_runner import EnvelopeRunner
 from neuron.web import error_middleware
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ async def _listening(
     )
     api.add_routes(app)
     # Handlers are cancelled when their client leaves: that is what frees a slot.
-    runner = web.AppRunner(
+    runner = EnvelopeRunner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=5
     )
     await runner.setup()

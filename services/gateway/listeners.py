@@ -9,6 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from neuron.protocol.address import Address
+from neuron.server_runner import EnvelopeRunner
 from services.config import OFF
 from services.gateway.app import make_app, make_metrics_app
 from services.gateway.context import Gateway
@@ -51,13 +52,13 @@ async def listening(gateway: Gateway, socket_path: Path) -> AsyncIterator[None]:
     Raises:
         StartError: an address cannot be listened on.
     """
-    runner = web.AppRunner(
+    runner = EnvelopeRunner(
         make_app(gateway),
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,
     )
-    metrics_runner = web.AppRunner(make_metrics_app(gateway), access_log=None)
+    metrics_runner = EnvelopeRunner(make_metrics_app(gateway), access_log=None)
     try:
         await runner.setup()
         listen = Address.parse(gateway.limits.listen)
