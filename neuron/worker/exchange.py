@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -14,21 +14,17 @@ from aiohttp import web
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
 from neuron.web import ClientGoneError
+from neuron.worker.accounts import Account
+from neuron.worker.choices import Choices
 from neuron.worker.formats import (
     ChatFormat,
     CompletionFormat,
     Envelope,
     Format,
     TokenWords,
-    timings,
-    usage,
 )
-from neuron.worker.generation import Delta, Generation, Times
-from neuron.worker.prompts import ServedModel
-from neuron.worker.schema import ChatBody, CompletionBody
-
-if TYPE_CHECKING:
-    from neuron.engines.base import GenerationRequest
+from neuron.worker.preparation import Body, Prepared
+from neuron.worker.schema import ChatBody
 
 log = logging.getLogger(__name__)
 
@@ -37,62 +33,98 @@ class Exchange:
     """What is known of one request, from its arrival to its log line."""
 
     def __init__(
-        self,
-        request: web.Request,
-        body: ChatBody | CompletionBody,
-        model: ServedModel,
-        words: TokenWords,
+        self, request: web.Request, body: Body, model: str, words: TokenWords
     ) -> None:
         self.request = request
         self.body = body
-        self.times = Times(arrived=time.monotonic())
-        self.prepared: GenerationRequest | None = None
-        self.generation: Generation | None = None
+        self.arrived = time.monotonic()
         chat = isinstance(body, ChatBody)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
-        scored = body.scored is not None
-        self._format: Format = (
-            ChatFormat(words, scored) if chat else CompletionFormat(words, scored)
-        )
+        self._words = words
+        self._format = ChatFormat if chat else CompletionFormat
         kind = self._format.CHUNK if body.stream else self._format.WHOLE
-        self._envelope = Envelope.new(self.id, model.info.id, kind)
+        self._envelope = Envelope.new(self.id, model, kind)
+        self._choices: Choices | None = None
+        self._formats: dict[int, Format] = {}
+        self._ended: set[int] = set()
 
     @property
     def headers(self) -> dict[str, str]:
         return {"X-Request-Id": self.request.headers.get("X-Request-Id", self.id)}
+
+    def begin(self, choices: Choices) -> None:
+        """From here on, these are what is answered with."""
+        self._choices = choices
+
+    @property
+    def account(self) -> Account:
+        """What it has used so far; not before `begin`."""
+        assert self._choices is not None
+        return Account(self._choices)
+
+    def news(self) -> tuple[bytes, bool]:
+        """Events for all that came since the last call, and whether they are the last.
+
+        Usage is always told: else it rides on the last choice, as a chunk without
+        choices surprises clients that did not ask for one.
+        """
+        assert self._choices is not None
+        events: list[bytes] = []
+        for prepared in self._choices.prepared:
+            if prepared.index not in self._ended:
+                events += self._news_of(prepared)
+        done = len(self._ended) == len(self._choices.prepared)
+        if done:
+            events.append(sse.DONE)
+        return b"".join(events), done
+
+    def _news_of(self, prepared: Prepared) -> Iterator[bytes]:
+        assert self._choices is not None
+        generation = self._choices.generations.get(prepared.index)
+        if generation is None:
+            return
+        format_ = self._formats.get(prepared.index)
+        if format_ is None:
+            format_ = self._formats[prepared.index] = self._new_format(prepared)
+            opening = format_.opening()
+            yield self._chunk([opening]) if opening else sse.comment("started")
+        if delta := generation.taken():
+            yield self._chunk([format_.part(delta)])
+        if delta.finish_reason is not None:
+            self._ended.add(prepared.index)
+            yield self._end(format_.end(delta.finish_reason))
+
+    def _new_format(self, prepared: Prepared) -> Format:
+        return self._format(prepared.index, self._words, self.body.scored is not None)
+
+    def _end(self, choice: dict[str, Any]) -> bytes:
+        """A choice's last chunk; that of the last choice has the usage with it."""
+        assert self._choices is not None
+        if len(self._ended) < len(self._choices.prepared):
+            return self._chunk([choice])
+        if self.body.include_usage:
+            return self._chunk([choice]) + self._chunk([], **self._told())
+        return self._chunk([choice], **self._told())
+
+    def _told(self) -> dict[str, Any]:
+        account = self.account
+        return {"usage": account.usage(), "timings": account.timings()}
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         if self.body.include_usage:
             more.setdefault("usage", None)
         return sse.encode(orjson.dumps(self._envelope.wrap(choices, **more)))
 
-    def opening(self) -> bytes:
-        choice = self._format.opening()
-        return self._chunk([choice]) if choice else sse.comment("started")
-
-    def part(self, delta: Delta) -> bytes:
-        return self._chunk([self._format.part(delta)])
-
-    def ending(self, generation: Generation) -> bytes:
-        """The last choice, the usage in a chunk of its own where asked for, `[DONE]`.
-
-        Usage is always told: else it rides on the last choice, as a chunk without
-        choices surprises clients that did not ask for one.
-        """
-        assert generation.finish_reason is not None
-        last = self._format.end(generation.finish_reason)
-        told = {"usage": usage(generation), "timings": timings(self.times)}
-        if self.body.include_usage:
-            return self._chunk([last]) + self._chunk([], **told) + sse.DONE
-        return self._chunk([last], **told) + sse.DONE
-
-    def whole(self, total: Delta) -> dict[str, Any]:
-        assert self.generation is not None
-        return self._envelope.wrap(
-            [self._format.whole(total)],
-            usage=usage(self.generation),
-            timings=timings(self.times),
-        )
+    def whole(self) -> dict[str, Any]:
+        """The answer that is not streamed, once all is over."""
+        assert self._choices is not None
+        choices = [
+            self._new_format(prepared).whole(
+                self._choices.generations[prepared.index].taken()
+            )
+            for prepared in self._choices.prepared
+        ]
+        return self._envelope.wrap(choices, **self._told())
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
@@ -103,24 +135,32 @@ class Exchange:
             self._log("client_gone")
             raise
         except ApiError as error:
-            if self.generation is not None:
+            if self._choices is not None and self._choices.generations:
                 self._log(error.code)
             raise
-        assert self.generation is not None
-        self._log(str(self.generation.finish_reason))
+        assert self._choices is not None
+        reasons = {str(g.finish_reason) for g in self._choices.generations.values()}
+        self._log("+".join(sorted(reasons)))
 
     def _log(self, outcome: str) -> None:
-        spans = timings(self.times)
-        generation = self.generation
+        if self._choices is None:
+            log.info("%s %s: %s before it began", self.request.path, self.id, outcome)
+            return
+        account = self.account
         log.info(
-            "%s %s: %s; prompt %s (cached %s), completion %s tokens;"
+            "%s %s: %s; prompt %d (cached %d), completion %d tokens (reasoning %d);"
+            " choices %d, tool calls %d (unparsed %d);"
             " queue %s s, prefill %s s, decode %s s; total %.3f s",
             self.request.path,
             self.id,
             outcome,
-            len(self.prepared.prompt_ids) if self.prepared else "-",
-            generation.cached_tokens if generation else "-",
-            generation.completion_tokens if generation else "-",
-            *("-" if span is None else f"{span:.3f}" for span in spans.values()),
-            time.monotonic() - self.times.arrived,
+            account.prompt_tokens,
+            account.cached_tokens,
+            account.completion_tokens,
+            account.reasoning_tokens,
+            self.body.total_choices,
+            account.calls,
+            account.unparsed_calls,
+            *("-" if s is None else f"{s:.3f}" for s in account.timings().values()),
+            time.monotonic() - self.arrived,
         )

@@ -2,15 +2,18 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.tokenizer import TextTokenizer
-from neuron.worker.generation import Delta, FinishReason, Generation, ScoredToken, Times
+from neuron.worker.reply import CallDelta, Delta, FinishReason, ScoredToken
+
+_LEAST: Final = -9999.0
+"""Stands for minus infinity, which JSON does not have (OpenAI's value)."""
 
 
 class Format(Protocol):
-    """How one route words its answers."""
+    """How one route words one choice."""
 
     CHUNK: ClassVar[str]
     WHOLE: ClassVar[str]
@@ -26,7 +29,7 @@ class Format(Protocol):
         """The choice that ends a stream."""
 
     def whole(self, delta: Delta) -> dict[str, Any]:
-        """The one choice of an answer that is not streamed."""
+        """The choice of an answer that is not streamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ class ChatFormat:
     CHUNK: ClassVar[str] = "chat.completion.chunk"
     WHOLE: ClassVar[str] = "chat.completion"
 
-    def __init__(self, words: TokenWords, scored: bool) -> None:
+    def __init__(self, index: int, words: TokenWords, scored: bool) -> None:
+        self._index = index
         self._words = words
         self._scored = scored
 
@@ -91,15 +95,33 @@ class ChatFormat:
         return self._choice({"role": "assistant", "content": ""})
 
     def part(self, delta: Delta) -> dict[str, Any]:
-        return self._choice({"content": delta.text}, delta.tokens)
+        told: dict[str, Any] = {}
+        if delta.reasoning:
+            told["reasoning_content"] = delta.reasoning
+        if delta.text:
+            told["content"] = delta.text
+        if delta.calls:
+            told["tool_calls"] = [
+                {"index": call.index, **_call(call)} for call in delta.calls
+            ]
+        return self._choice(told, delta.tokens)
 
     def end(self, reason: FinishReason) -> dict[str, Any]:
         return self._choice({}, reason=reason)
 
     def whole(self, delta: Delta) -> dict[str, Any]:
+        only_calls = delta.calls and not delta.text.strip()
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if only_calls else delta.text,
+        }
+        if delta.reasoning:
+            message["reasoning_content"] = delta.reasoning
+        if delta.calls:
+            message["tool_calls"] = [_call(call) for call in delta.calls]
         return {
-            "index": 0,
-            "message": {"role": "assistant", "content": delta.text},
+            "index": self._index,
+            "message": message,
             "logprobs": self._logprobs(delta.tokens),
             "finish_reason": delta.finish_reason,
         }
@@ -111,7 +133,7 @@ class ChatFormat:
         reason: FinishReason | None = None,
     ) -> dict[str, Any]:
         return {
-            "index": 0,
+            "index": self._index,
             "delta": delta,
             "logprobs": self._logprobs(tokens or []) if tokens else None,
             "finish_reason": reason,
@@ -122,10 +144,11 @@ class ChatFormat:
             return None
         content = [
             {
-                **self._score(token.token_id, token.logprobs.chosen),
-                "top_logprobs": [self._score(*top) for top in token.logprobs.top],
+                **self._score(token.token_id, scores.chosen),
+                "top_logprobs": [self._score(*top) for top in scores.top],
             }
             for token in tokens
+            if (scores := token.logprobs) is not None
         ]
         return {"content": content, "refusal": None}
 
@@ -137,8 +160,15 @@ class ChatFormat:
         }
 
 
-_LEAST = -9999.0
-"""Stands for minus infinity, which JSON does not have (OpenAI's value)."""
+def _call(call: CallDelta) -> dict[str, Any]:
+    """A whole call or its beginning, where it has a name; else more of it."""
+    if call.name is None:
+        return {"function": {"arguments": call.arguments}}
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
 
 
 class CompletionFormat:
@@ -147,7 +177,8 @@ class CompletionFormat:
     CHUNK: ClassVar[str] = "text_completion"
     WHOLE: ClassVar[str] = "text_completion"
 
-    def __init__(self, words: TokenWords, scored: bool) -> None:
+    def __init__(self, index: int, words: TokenWords, scored: bool) -> None:
+        self._index = index
         self._words = words
         self._scored = scored
         self._offset = 0
@@ -168,7 +199,7 @@ class CompletionFormat:
         self, text: str, tokens: list[ScoredToken], reason: FinishReason | None
     ) -> dict[str, Any]:
         return {
-            "index": 0,
+            "index": self._index,
             "text": text,
             "logprobs": self._logprobs(tokens),
             "finish_reason": reason,
@@ -177,41 +208,17 @@ class CompletionFormat:
     def _logprobs(self, tokens: list[ScoredToken]) -> dict[str, Any] | None:
         if not self._scored:
             return None
-        texts = [self._words.text(token.token_id) for token in tokens]
         offsets = []
-        for text in texts:
+        for token in tokens:
             offsets.append(self._offset)
-            self._offset += len(text)
+            self._offset += token.chars
+        scores = [token.logprobs for token in tokens]
         return {
-            "tokens": texts,
-            "token_logprobs": [max(t.logprobs.chosen, _LEAST) for t in tokens],
+            "tokens": [self._words.text(token.token_id) for token in tokens],
+            "token_logprobs": [s and max(s.chosen, _LEAST) for s in scores],
             "top_logprobs": [
-                {self._words.text(i): max(p, _LEAST) for i, p in t.logprobs.top}
-                for t in tokens
+                s and {self._words.text(i): max(p, _LEAST) for i, p in s.top}
+                for s in scores
             ],
             "text_offset": offsets,
         }
-
-
-def usage(generation: Generation) -> dict[str, Any]:
-    """Token counts; cached ones are part of the prompt's, not on top of them."""
-    prompt = len(generation.request.prompt_ids)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": generation.completion_tokens,
-        "total_tokens": prompt + generation.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
-    }
-
-
-def timings(times: Times) -> dict[str, float | None]:
-    """Seconds in line, from there to the first token, and from there to the end."""
-    return {
-        "queue_s": _span(times.arrived, times.admitted),
-        "prefill_s": _span(times.admitted, times.first_token),
-        "decode_s": _span(times.first_token, times.ended),
-    }
-
-
-def _span(start: float | None, end: float | None) -> float | None:
-    return None if start is None or end is None else round(end - start, 6)

@@ -1,11 +1,10 @@
-"""One request between the engine and its client."""
+"""One answer between the engine and its client."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from neuron.engines.base import (
     EngineError,
@@ -17,33 +16,11 @@ from neuron.engines.base import (
     PromptLogprobs,
     Started,
     TokenEvent,
-    TokenLogprobs,
 )
-from neuron.text.detokenizer import Detokenizer
-from neuron.text.stop import StopMatcher
 from neuron.text.tokenizer import TextTokenizer
+from neuron.worker.reply import Delta, FinishReason, Reply, ReplyShape, ScoredToken
 
 log = logging.getLogger(__name__)
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredToken:
-    """A token with its log-probabilities."""
-
-    token_id: int
-    logprobs: TokenLogprobs
-
-
-@dataclass(slots=True)
-class Delta:
-    """What came since the last one: all of it, however slow the reader is."""
-
-    text: str = ""
-    tokens: list[ScoredToken] = field(default_factory=list)
-    """Filled where log-probabilities were asked for."""
-    finish_reason: FinishReason | None = None
 
 
 @dataclass(slots=True)
@@ -66,29 +43,26 @@ class Generation:
     def __init__(
         self,
         request: GenerationRequest,
+        shape: ReplyShape,
         tokenizer: TextTokenizer,
-        stops: Sequence[str],
         times: Times,
+        *,
+        on_news: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         self.request = request
         self.times = times
+        self.reply = Reply(shape, tokenizer, request.prompt_ids)
         self.cached_tokens = 0
         self.prefilled = 0
-        self.prompt_scored: list[ScoredToken] = []
-        """Of the prompt's tokens but the first, where they were asked for."""
-        self.completion_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.error: EngineError | None = None
-        self._detokenizer = Detokenizer(tokenizer, request.prompt_ids)
-        self._stops = StopMatcher(stops)
+        self._prompt = [ScoredToken(request.prompt_ids[0], None)]
+        self._on_news = on_news
         self._on_end = on_end
-        self._text: list[str] = []
-        self._scored: list[tuple[int, ScoredToken]] = []
-        self._decoded_chars = 0
-        self._passed_chars = 0
-        self._news = asyncio.Event()
-        self._done = asyncio.Event()
+        self._ended = asyncio.Event()
+        if request.prompt_logprobs is None:
+            self.reply.echo(())
 
     @property
     def over(self) -> bool:
@@ -104,101 +78,70 @@ class Generation:
     def accept(self, events: Sequence[EngineEvent]) -> None:
         """Take one step's events; the engine host calls this on the loop."""
         try:
-            self._accept(events)
+            for event in events:
+                if not self.over:
+                    self._accept(event)
         except Exception as error:
             # Others are served by the same callback, and this client waits.
             log.exception("%s: events cannot be handled", self.request.id)
             self.error = EngineError(f"internal error: {error}", code="internal_error")
             self._end(None)
 
-    def _accept(self, events: Sequence[EngineEvent]) -> None:
-        for event in events:
-            if self.over:
-                break
-            match event:
-                case Started():
-                    self.cached_tokens = event.cached_tokens
-                case PrefillProgress():
-                    self.prefilled = event.done
-                case PromptLogprobs():
-                    self.prompt_scored += map(
-                        ScoredToken, event.token_ids, event.logprobs
-                    )
-                case TokenEvent():
-                    self._take(event)
-                case Finished():
-                    self._pass(self._detokenizer.flush())
-                    if not self.over:
-                        self._text.append(self._stops.flush())
-                        self._passed_chars = self._decoded_chars
-                        self._end(event.reason)
-                case Failed():
-                    self.error = event.error
-                    self._end(None)
+    def _accept(self, event: EngineEvent) -> None:
+        match event:
+            case Started():
+                self.cached_tokens = event.cached_tokens
+            case PrefillProgress():
+                self.prefilled = event.done
+            case PromptLogprobs():
+                self._score(event)
+            case TokenEvent():
+                self._take(event)
+            case Finished():
+                self.reply.finish()
+                self._end(event.reason)
+            case Failed():
+                self.error = event.error
+                self._end(None)
 
     def fail(self, error: EngineError) -> None:
         """End it from outside."""
         self.accept([Failed(self.request.id, error)])
 
+    def _score(self, event: PromptLogprobs) -> None:
+        self._prompt += map(ScoredToken, event.token_ids, event.logprobs)
+        if len(self._prompt) == len(self.request.prompt_ids):
+            self.reply.echo(self._prompt)
+            self._on_news()
+
     def _take(self, event: TokenEvent) -> None:
-        self.completion_tokens += 1
         if self.times.first_token is None:
             self.times.first_token = time.monotonic()
-        if event.token_id in self.request.stop_ids:
-            return
-        text = self._detokenizer.feed(event.token_id)
-        if event.logprobs is not None:
-            end = self._decoded_chars + len(text)
-            self._scored.append((end, ScoredToken(event.token_id, event.logprobs)))
-        self._pass(text)
-
-    def _pass(self, text: str) -> None:
-        self._decoded_chars += len(text)
-        passed = self._stops.feed(text)
-        if passed:
-            self._text.append(passed)
-            self._passed_chars += len(passed)
-            self._news.set()
-        if self._stops.matched is not None:
+        self.reply.take(event, silent=event.token_id in self.request.stop_ids)
+        if self.reply.stopped:
             self._end("stop")
+        else:
+            self._on_news()
 
     def _end(self, reason: FinishReason | None) -> None:
+        if reason == "stop" and self.reply.calls:
+            reason = "tool_calls"
         self.finish_reason = reason
         self.times.ended = time.monotonic()
-        self._news.set()
-        self._done.set()
         self._on_end()
+        self._ended.set()
+        self._on_news()
 
-    async def next(self, timeout: float | None) -> Delta | None:
-        """What came since the last call; None after `timeout` seconds without any.
-
-        Raises:
-            EngineError: the generation failed.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._news.wait()
-        except TimeoutError:
-            return None
-        self._news.clear()
-        if self.error is not None:
-            raise self.error
-        return self._take_all()
-
-    async def whole(self) -> Delta:
-        """Everything, once it is over.
+    async def ended(self) -> None:
+        """Wait for the end.
 
         Raises:
             EngineError: the generation failed.
         """
-        await self._done.wait()
+        await self._ended.wait()
         if self.error is not None:
             raise self.error
-        return self._take_all()
 
-    def _take_all(self) -> Delta:
-        text = "".join(self._text)
-        self._text.clear()
-        passed = [token for end, token in self._scored if end <= self._passed_chars]
-        del self._scored[: len(passed)]
-        return Delta(text, passed, self.finish_reason)
+    def taken(self) -> Delta:
+        """What came since the last call."""
+        return self.reply.taken(self.finish_reason)

@@ -1,34 +1,20 @@
 """One request from its body to its last byte: admission, engine, answer, log line."""
 
-import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
-from typing import Final
 
 from aiohttp import web
 
-from neuron.engines.base import EngineError
 from neuron.protocol import headers
 from neuron.protocol.errors import ApiError
-from neuron.web import (
-    COMMENT_INTERVAL_S,
-    EventStream,
-    json_response,
-)
+from neuron.web import COMMENT_INTERVAL_S, EventStream, json_response
 from neuron.worker.admission import Admission, Ticket
+from neuron.worker.choices import Choices, Runner
 from neuron.worker.engine_host import EngineHost
 from neuron.worker.exchange import Exchange
 from neuron.worker.formats import TokenWords
-from neuron.worker.generation import Generation
+from neuron.worker.preparation import Body, prepare
 from neuron.worker.prompts import ServedModel
-from neuron.worker.schema import ChatBody, CompletionBody
-
-_STATUS: Final = {
-    "context_length_exceeded": 400,
-    "invalid_value": 400,
-    "unsupported_parameter": 400,
-}
 
 
 class Inference:
@@ -37,105 +23,67 @@ class Inference:
     def __init__(
         self, model: ServedModel, host: EngineHost, admission: Admission
     ) -> None:
+        self.unparsed_calls = 0
+        """Calls of tools that were none, so far."""
         self._model = model
-        self._host = host
         self._admission = admission
-        self._running: set[Generation] = set()
+        self._runner = Runner(host, model.tokenizer)
         self._words = TokenWords(model.tokenizer)
 
     def stop(self, reason: ApiError) -> None:
         """End every running request with `reason`."""
-        error = EngineError(str(reason), code=reason.code, retryable=True)
-        for generation in list(self._running):
-            generation.fail(error)
+        self._runner.stop(reason)
 
-    async def answer(
-        self, request: web.Request, body: ChatBody | CompletionBody
-    ) -> web.StreamResponse:
+    async def answer(self, request: web.Request, body: Body) -> web.StreamResponse:
         """Answer, streaming or whole as the body asks.
 
         Raises:
             ApiError: it failed before the first byte of the answer.
         """
-        exchange = Exchange(request, body, self._model, self._words)
-        place = self._admission.enter(
-            caller=headers.caller(request.headers),
-            priority=headers.priority(request.headers),
-        )
-        with exchange.logged(), place as ticket:
-            # In a thread: long prompts take long, and others are being answered.
-            exchange.prepared = await asyncio.to_thread(
-                self._model.request, exchange.id, body
-            )
+        exchange = Exchange(request, body, self._model.info.id, self._words)
+        with exchange.logged(), contextlib.ExitStack() as places:
+            tickets = self._enter(exchange, places)
+            prepared = await prepare(self._model, exchange.id, body)
+            choices = Choices(self._runner, prepared, tickets, exchange.arrived)
+            exchange.begin(choices)
             answer = self._stream if body.stream else self._whole
-            return await answer(exchange, ticket)
+            async with choices:
+                try:
+                    return await answer(exchange, choices)
+                finally:
+                    self.unparsed_calls += exchange.account.unparsed_calls
 
-    @contextlib.contextmanager
-    def _generation(self, exchange: Exchange, ticket: Ticket) -> Iterator[Generation]:
-        """A running generation; leaving in any way takes it from the engine."""
-        prepared = exchange.prepared
-        assert prepared is not None
-        exchange.times.admitted = time.monotonic()
+    def _enter(self, exchange: Exchange, places: contextlib.ExitStack) -> list[Ticket]:
+        """A place in line for every choice, all at once or none."""
+        sent = exchange.request.headers
+        caller, priority = headers.caller(sent), headers.priority(sent)
+        return [
+            places.enter_context(
+                self._admission.enter(caller=caller, priority=priority)
+            )
+            for _ in range(exchange.body.total_choices)
+        ]
 
-        def end() -> None:
-            # The engine is done, or forgets it: a slow client holds no slot.
-            self._host.cancel(prepared.id)
-            ticket.release()
+    async def _whole(self, exchange: Exchange, choices: Choices) -> web.Response:
+        while not choices.over:
+            await choices.news(None)
+        return json_response(exchange.whole(), headers=exchange.headers)
 
-        generation = Generation(
-            prepared, self._model.tokenizer, exchange.body.stop, exchange.times, end
-        )
-        exchange.generation = generation
-        self._running.add(generation)
-        self._host.submit(prepared, generation.accept)
-        try:
-            yield generation
-        except EngineError as error:
-            raise _as_api_error(error) from error
-        finally:
-            self._running.discard(generation)
-            end()
-
-    async def _whole(self, exchange: Exchange, ticket: Ticket) -> web.Response:
-        await ticket.wait()
-        with self._generation(exchange, ticket) as generation:
-            total = await generation.whole()
-        return json_response(exchange.whole(total), headers=exchange.headers)
-
-    async def _stream(self, exchange: Exchange, ticket: Ticket) -> web.StreamResponse:
+    async def _stream(self, exchange: Exchange, choices: Choices) -> web.StreamResponse:
         stream = EventStream(exchange.request, exchange.headers)
+        said = time.monotonic()
         # Opened late, so that a line that is closed at once is a clean status.
-        while not await ticket.wait(COMMENT_INTERVAL_S):
-            await stream.open()
-            await stream.comment("queued")
+        await choices.news(COMMENT_INTERVAL_S)
         await stream.open()
-        with self._generation(exchange, ticket) as generation:
-            await stream.send(exchange.opening())
-            await self._send_deltas(exchange, generation, stream)
-        return stream.response
-
-    async def _send_deltas(
-        self, exchange: Exchange, generation: Generation, stream: EventStream
-    ) -> None:
         while True:
-            delta = await generation.next(COMMENT_INTERVAL_S)
-            if delta is None:
-                await stream.comment(generation.phase)
+            events, done = exchange.news()
+            if events:
+                await stream.send(events)
+            elif time.monotonic() - said >= COMMENT_INTERVAL_S:
+                await stream.comment(choices.phase)
+            else:
+                await choices.news(said + COMMENT_INTERVAL_S - time.monotonic())
                 continue
-            events = exchange.part(delta) if delta.text or delta.tokens else b""
-            if delta.finish_reason is not None:
-                await stream.send(events + exchange.ending(generation))
-                return
-            await stream.send(events)
-
-
-def _as_api_error(error: EngineError) -> ApiError:
-    status = 503 if error.retryable else _STATUS.get(error.code, 500)
-    return ApiError(
-        status,
-        str(error),
-        code=error.code,
-        type="invalid_request_error" if status == 400 else "server_error",
-        param=error.param,
-        retry_after=3 if error.retryable else None,
-    )
+            if done:
+                return stream.response
+            said = time.monotonic()

@@ -24,6 +24,8 @@ from neuron.models.info import ModelInfo
 from neuron.models.inspect import inspect_model
 from neuron.protocol.errors import shutting_down, unavailable
 from neuron.text.chat import ChatTemplate, TemplateError
+from neuron.text.grammar import GrammarCompiler
+from neuron.text.output import recognise
 from neuron.text.tokenizer import TextTokenizer, TokenizerError
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
@@ -138,6 +140,7 @@ class _Worker:
         spec = self._spec
         tokenizer, template, defaults = await asyncio.to_thread(_load_text, spec.path)
         info = await asyncio.to_thread(inspect_model, spec.path, spec.model)
+        grammars = GrammarCompiler(spec.path, info.eos_ids, info.vocab_size)
 
         def prepare() -> tuple[Engine, LoadSpec]:
             return registry.engine_class(spec.engine)(), _load_spec(spec, info)
@@ -145,7 +148,15 @@ class _Worker:
         await host.load(prepare, self._reporter.progress)
         # One request can have the whole cache, but not more.
         longest = min(spec.max_seq_len, spec.cache_tokens)
-        return ServedModel(info, tokenizer, template, longest, defaults)
+        return ServedModel(
+            info,
+            tokenizer,
+            template,
+            recognise(template.source, tokenizer),
+            grammars,
+            longest,
+            defaults,
+        )
 
     # Serve.
 

@@ -1,16 +1,29 @@
-"""From a request's body to what the engine generates from."""
+"""From a request's body to the tokens that the engine continues."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from neuron.engines.base import GenerationRequest
 from neuron.models.info import ModelInfo
 from neuron.protocol.errors import ApiError
-from neuron.text.chat import ChatTemplate, TemplateError
+from neuron.text.chat import ChatTemplate, ConversationError, Message, TemplateError
+from neuron.text.continuation import ContinuationError
+from neuron.text.grammar import GrammarCompiler
+from neuron.text.output import OutputSyntax
+from neuron.text.reasoning import opens_reasoning
 from neuron.text.tokenizer import TextTokenizer
-from neuron.worker.sampling import resolve
-from neuron.worker.schema import ChatBody, ChatMessage, CompletionBody
+from neuron.worker.constraints import Thought
+from neuron.worker.schema import ChatBody, CompletionBody, Prompt
+from neuron.worker.tool_notes import with_tools_told
+from neuron.worker.toolset import Toolset
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """A prompt, as text and as tokens."""
+
+    text: str
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,58 +33,81 @@ class ServedModel:
     info: ModelInfo
     tokenizer: TextTokenizer
     template: ChatTemplate
+    syntax: OutputSyntax
+    grammars: GrammarCompiler
     max_seq_len: int
     """Longest prompt and answer together, in tokens."""
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def render(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """Token ids of a conversation, up to where the answer begins.
+    def render(self, body: ChatBody, tools: Toolset) -> PromptText:
+        """A conversation, up to where the answer begins. Slow for long ones.
 
         Raises:
-            ApiError: 422, the template refuses it.
+            ApiError: 400, it is none; 422, the template refuses it.
         """
+        goes_on = body.continue_final_message is True
+        begins = body.add_generation_prompt
+        messages: list[Message] = [message.as_sent() for message in body.messages]
+        told = tools.sent
+        if told and not self.template.is_plain and not self.template.reads("tools"):
+            messages, told = with_tools_told(messages, tools), ()
         try:
             text = self.template.render(
-                [message.model_dump(exclude_none=True) for message in messages]
+                messages,
+                tools=told,
+                add_generation_prompt=not goes_on if begins is None else begins,
+                continue_final_message=goes_on,
+                kwargs=body.template_variables,
             )
         except TemplateError as error:
-            raise ApiError(
-                422,
-                f"the model's chat template refuses these messages: {error}",
-                code="template_render_failed",
-                param="messages",
-            ) from error
+            raise _refused(error) from error
         # A template of the model's own spells the beginning of the sequence itself.
-        return self.tokenizer.encode(text, add_bos=self.template.is_plain)
+        ids = self.tokenizer.encode(text, add_bos=self.template.is_plain)
+        return PromptText(text, tuple(ids))
 
-    def prompt_ids(self, body: ChatBody | CompletionBody) -> list[int]:
-        """Token ids of the request's prompt. Slow for long ones.
+    def encode(self, prompt: Prompt) -> PromptText:
+        """A prompt that is a text, or the ids of one. Slow for long ones.
 
         Raises:
-            ApiError: it is empty, or holds ids that the model does not have.
+            ApiError: 400, there are ids that the model does not have.
+        """
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt, add_bos=True)
+            return PromptText(prompt, tuple(ids))
+        self.check_ids(prompt, "prompt")
+        return PromptText(self.tokenizer.decode(prompt), tuple(prompt))
+
+    def prompts(
+        self, body: ChatBody | CompletionBody, tools: Toolset
+    ) -> list[PromptText]:
+        """All prompts of a request, each of a length that leaves room for an answer.
+
+        Raises:
+            ApiError: as `render` and `encode`, or one is empty or too long.
         """
         if isinstance(body, ChatBody):
-            ids, param = self.render(body.messages), "messages"
-        elif isinstance(body.prompt, str):
-            ids, param = self.tokenizer.encode(body.prompt, add_bos=True), "prompt"
+            prompts, param = [self.render(body, tools)], "messages"
         else:
-            ids, param = body.prompt, "prompt"
-            self.check_ids(ids, param)
-        if not ids:
+            prompts, param = [self.encode(prompt) for prompt in body.prompts], "prompt"
+        for prompt in prompts:
+            self._check_length(len(prompt.ids), param)
+        return prompts
+
+    def _check_length(self, length: int, param: str) -> None:
+        if not length:
             raise ApiError(
                 400, f"{param}: must not be empty", code="invalid_request_body",
                 param=param,
             )  # fmt: skip
-        if len(ids) >= self.max_seq_len:
+        if length >= self.max_seq_len:
             raise ApiError(
                 400,
                 f"This model's maximum context length is {self.max_seq_len} tokens."
-                f" However, your {param} came to {len(ids)} tokens, and at least one"
+                f" However, your {param} came to {length} tokens, and at least one"
                 " is needed for the answer.",
                 code="context_length_exceeded",
                 param=param,
             )
-        return ids
 
     def check_ids(self, ids: Iterable[int], param: str) -> None:
         """Refuse ids outside the vocabulary.
@@ -89,27 +125,22 @@ class ServedModel:
                     param=param,
                 )
 
-    def request(
-        self, request_id: str, body: ChatBody | CompletionBody
-    ) -> GenerationRequest:
-        """What the engine is asked for. Slow for long prompts.
+    def thought(self, prompt: PromptText) -> Thought | None:
+        """The thought that comes before a chat's answer; None where none can."""
+        if (syntax := self.syntax.reasoning) is None:
+            return None
+        inside = opens_reasoning(prompt.text, syntax)
+        if not inside and prompt.text.rstrip().endswith(syntax.end):
+            return None  # The template has answered for the model: no thought.
+        return Thought(syntax.start, syntax.end, open=inside)
 
-        Raises:
-            ApiError: something about the request cannot be.
-        """
-        ids = self.prompt_ids(body)
-        self.check_ids(body.logit_bias, "logit_bias")
-        self.check_ids(body.stop_token_ids or (), "stop_token_ids")
-        left = self.max_seq_len - len(ids)
-        stop_ids = frozenset(body.stop_token_ids or ())
-        if not body.ignore_eos:
-            stop_ids |= frozenset(self.info.eos_ids)
-        return GenerationRequest(
-            id=request_id,
-            prompt_ids=tuple(ids),
-            max_new_tokens=min(body.output_limit or left, left),
-            min_new_tokens=body.min_tokens or 0,
-            sampling=resolve(body, self.sampling_defaults),
-            stop_ids=stop_ids,
-            top_logprobs=body.scored,
-        )
+
+def _refused(error: TemplateError) -> ApiError:
+    if isinstance(error, ConversationError | ContinuationError):
+        return ApiError(400, str(error), code="invalid_request_body", param=error.param)
+    return ApiError(
+        422,
+        f"the model's chat template refuses these messages: {error}",
+        code="template_render_failed",
+        param=error.param,
+    )

@@ -5,6 +5,7 @@ import asyncio
 from aiohttp import web
 
 from neuron.protocol import routes
+from neuron.protocol.errors import ApiError
 from neuron.text.tokenizer import TextTokenizer
 from neuron.web import error_middleware, json_response, read_json, validate
 from neuron.worker.inference import Inference
@@ -14,8 +15,10 @@ from neuron.worker.schema import (
     CompletionBody,
     DetokenizeBody,
     TokenizeBody,
-    refuse_unsupported,
+    TokenizeChatBody,
 )
+from neuron.worker.toolset import Toolset
+from neuron.worker.unsupported import refuse_unsupported
 
 
 class WorkerApi:
@@ -46,7 +49,17 @@ class WorkerApi:
         return await self._inference.answer(request, validate(CompletionBody, value))
 
     async def tokenize(self, request: web.Request) -> web.Response:
-        body = validate(TokenizeBody, await read_json(request))
+        value = await read_json(request)
+        body: TokenizeBody | TokenizeChatBody
+        if isinstance(value, dict) and value.get("messages") is not None:
+            if value.get("prompt") is not None:
+                raise ApiError(
+                    400, "prompt: give either it or messages",
+                    code="invalid_request_body", param="prompt",
+                )  # fmt: skip
+            body = validate(TokenizeChatBody, value)
+        else:
+            body = validate(TokenizeBody, value)
         ids = await asyncio.to_thread(_tokenize, self._model, body)
         answer = {
             "count": len(ids),
@@ -64,10 +77,9 @@ class WorkerApi:
         return json_response({"prompt": text})
 
 
-def _tokenize(model: ServedModel, body: TokenizeBody) -> list[int]:
-    if body.messages is not None:
-        return model.render(body.messages)
-    assert body.prompt is not None
+def _tokenize(model: ServedModel, body: TokenizeBody | TokenizeChatBody) -> list[int]:
+    if isinstance(body, TokenizeChatBody):
+        return [*model.render(body, Toolset.of(body)).ids]
     return model.tokenizer.encode(body.prompt, add_bos=body.add_special_tokens)
 
 

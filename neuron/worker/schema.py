@@ -1,97 +1,28 @@
 """Request bodies of the worker's OpenAI routes.
 
-Unknown fields are tolerated, as clients send many. Known ones that nothing here
-honours are refused by name unless their value asks for nothing.
+Unknown fields are tolerated, as clients send many. What is known and cannot be honoured
+is refused by name (`neuron.worker.unsupported`).
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from neuron.protocol.errors import ApiError
+from neuron.worker.messages import ChatMessage
 
-UNSUPPORTED: Final = "unsupported_parameter"
+MAX_CHOICES: Final = 128
+MAX_LOGPROBS: Final = 20
 
-_ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "prediction": (None,),
-    "web_search_options": (None,),
-    "n": (None, 1),
-    "best_of": (None, 1),
-    "echo": (None, False),
-    "suffix": (None, ""),
-}
-"""Parameter → the values that change nothing."""
-
-
-def refuse_unsupported(body: Any) -> None:
-    """Refuse parameters that would be silently ignored otherwise.
-
-    Raises:
-        ApiError: 400 `unsupported_parameter`.
-    """
-    if not isinstance(body, dict):
-        return
-    for name, neutral in _ASKS_NOTHING.items():
-        if name in body and body[name] not in neutral:
-            raise ApiError(
-                400, f"{name}: not supported by this model's server",
-                code=UNSUPPORTED, param=name,
-            )  # fmt: skip
+_GRAMMARS: Final = (
+    "response_format", "structured_outputs", "guided_json", "guided_regex",
+    "guided_choice", "guided_grammar",
+)  # fmt: skip
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
-
-
-def _text_of(content: Any) -> Any:
-    """A message's content as one string: its text parts, a line each."""
-    if content is None:
-        return ""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in ("text", "input_text", "output_text"):
-            raise PydanticCustomError(
-                UNSUPPORTED, "parts of type '{kind}' are not supported", {"kind": kind}
-            )
-        text = part.get("text")
-        if not isinstance(text, str):
-            raise ValueError("a text part needs a string as its text")
-        texts.append(text)
-    return "\n".join(texts)
-
-
-def _no_tool_role(role: Any) -> Any:
-    if role in ("tool", "function"):
-        raise PydanticCustomError(UNSUPPORTED, "tool results are not supported")
-    return "system" if role == "developer" else role
-
-
-def _no_tool_calls(calls: Any) -> Any:
-    if calls:
-        raise PydanticCustomError(UNSUPPORTED, "tool calls are not supported")
-    return None
-
-
-class ChatMessage(_Body):
-    """One turn; `developer` is what newer clients call `system`."""
-
-    role: Annotated[
-        Literal["system", "user", "assistant"], BeforeValidator(_no_tool_role)
-    ]
-    content: Annotated[str, BeforeValidator(_text_of)] = ""
-    name: str | None = None
-    tool_calls: Annotated[None, BeforeValidator(_no_tool_calls)] = None
 
 
 def _stops(value: Any) -> Any:
@@ -122,6 +53,7 @@ class GenerationBody(_Body):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -140,18 +72,37 @@ class GenerationBody(_Body):
         BeforeValidator(_stops),
         Field(max_length=16),
     ] = Field(default_factory=list)
+    include_stop_str_in_output: bool | None = None
     stop_token_ids: list[int] | None = None
     min_tokens: int | None = Field(default=None, ge=0)
     ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
     @property
     def output_limit(self) -> int | None:
         """The one effective cap: the newer name wins."""
-        return self.max_completion_tokens or self.max_tokens
+        newer = self.max_completion_tokens
+        return self.max_tokens if newer is None else newer
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def choices(self) -> int:
+        """How many answers to give to each prompt."""
+        return self.n or 1
+
+    @property
+    def grammar_fields(self) -> Mapping[str, Any]:
+        """What asks for structured output, as it was sent."""
+        return {name: getattr(self, name) for name in _GRAMMARS}
 
 
 class ChatBody(GenerationBody):
@@ -159,52 +110,114 @@ class ChatBody(GenerationBody):
 
     messages: list[ChatMessage] = Field(min_length=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: (
+        Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None
+    ) = None
+    thinking_token_budget: int | None = Field(default=None, ge=0)
+    """Most tokens of a thought; then it is closed for the model."""
+    include_reasoning: bool | None = None
 
     @property
     def scored(self) -> int | None:
         """How many alternatives to score per token; None: no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def total_choices(self) -> int:
+        return self.choices
 
-def _one_prompt(value: Any) -> Any:
-    """A text or a list of token ids, alone or as the only one of a list."""
-    if isinstance(value, list) and value and isinstance(value[0], str | list):
-        if len(value) > 1:
-            raise PydanticCustomError(UNSUPPORTED, "several prompts are not supported")
-        return value[0]
-    return value
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the template is told beyond the conversation and the tools."""
+        variables = dict(self.chat_template_kwargs or {})
+        for name in ("enable_thinking", "reasoning_effort", "documents"):
+            if (value := getattr(self, name)) is not None:
+                variables[name] = value
+        if variables.get("reasoning_effort") == "none":
+            variables.setdefault("enable_thinking", False)
+        return variables
 
 
-Prompt = Annotated[str | list[int], BeforeValidator(_one_prompt)]
+def _prompt(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value:
+        if _are_ids(value) or all(isinstance(each, str) for each in value):
+            return value
+        if all(isinstance(each, list) and _are_ids(each) for each in value):
+            return value
+    raise ValueError("must be a text, a list of token ids, or a list of either")
+
+
+def _are_ids(value: list[Any]) -> bool:
+    return all(type(each) is int for each in value)
+
+
+Prompt = str | list[int]
 
 
 class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
-    prompt: Prompt
-    logprobs: int | None = Field(default=None, ge=0, le=5)
+    max_tokens: int | None = Field(default=None, ge=0)
+    prompt: Annotated[
+        str | list[int] | list[str] | list[list[int]], BeforeValidator(_prompt)
+    ]
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    echo: bool | None = None
+
+    def model_post_init(self, context: Any, /) -> None:
+        if self.output_limit == 0 and not self.echo:
+            raise ApiError(
+                400, "max_tokens: 0 makes sense only with echo",
+                code="invalid_request_body", param="max_tokens",
+            )  # fmt: skip
+        if self.total_choices > MAX_CHOICES:
+            raise ApiError(
+                400,
+                f"n: {len(self.prompts)} prompts with {self.choices} answers each are"
+                f" more than {MAX_CHOICES}",
+                code="invalid_request_body",
+                param="n",
+            )
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        prompt: Any = self.prompt
+        alone = isinstance(prompt, str) or isinstance(prompt[0], int)
+        return [prompt] if alone else [*prompt]
 
     @property
     def scored(self) -> int | None:
         return self.logprobs
 
+    @property
+    def total_choices(self) -> int:
+        return len(self.prompts) * self.choices
+
 
 class TokenizeBody(_Body):
-    """POST /v1/tokenize: a text as a prompt, or a conversation."""
+    """POST /v1/tokenize with a text."""
 
     model: str
-    prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
+    prompt: str
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
-    def model_post_init(self, context: Any, /) -> None:
-        if (self.prompt is None) == (self.messages is None):
-            raise ApiError(
-                400, "prompt: give either it or messages",
-                code="invalid_request_body", param="prompt",
-            )  # fmt: skip
+
+class TokenizeChatBody(ChatBody):
+    """POST /v1/tokenize with a whole chat request."""
+
+    return_token_strs: bool = False
 
 
 class DetokenizeBody(_Body):

@@ -1,6 +1,6 @@
 """A worker's HTTP surface over a scripted engine and the bundled tokenizer."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,8 @@ from aiohttp import ClientSession, web
 from neuron.models.bundled import bundled_root
 from neuron.protocol.sse import SseParser
 from neuron.text.chat import ChatTemplate
+from neuron.text.grammar import GrammarCompiler
+from neuron.text.output import recognise
 from neuron.text.tokenizer import TextTokenizer
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
@@ -68,8 +70,16 @@ class Worker:
 Start = Callable[..., AbstractAsyncContextManager[Worker]]
 
 
+@pytest.fixture(scope="session")
+def grammars() -> Iterator[GrammarCompiler]:
+    folder = bundled_root() / "tinystories-15m"
+    compiler = GrammarCompiler(folder, INFO.eos_ids, INFO.vocab_size)
+    yield compiler
+    compiler.close()
+
+
 @pytest.fixture
-def start(tokenizer: TextTokenizer) -> Start:
+def start(tokenizer: TextTokenizer, grammars: GrammarCompiler) -> Start:
     """`start(script, manual=…, slots=…)` runs a worker's surface."""
 
     @asynccontextmanager
@@ -93,7 +103,14 @@ def start(tokenizer: TextTokenizer) -> Start:
         await host.load(lambda: (engine, SPEC), lambda stage, done, total: None)
         admission = Admission(slots, max_queue, wait_s=60)
         special = tokenizer.special_tokens
-        model = ServedModel(INFO, tokenizer, ChatTemplate(template, special), 256)
+        model = ServedModel(
+            INFO,
+            tokenizer,
+            ChatTemplate(template, special),
+            recognise(template, tokenizer),
+            grammars,
+            256,
+        )
         inference = Inference(model, host, admission)
         app = WorkerApi(model, inference).app(max_body_bytes)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)

@@ -11,6 +11,7 @@ from neuron.engines.base import (
 )
 from neuron.text.tokenizer import TextTokenizer
 from neuron.worker.generation import Generation, Times
+from neuron.worker.reply import ReplyShape
 
 
 def generation(
@@ -21,7 +22,12 @@ def generation(
         "a", (1,), max_new_tokens=100, stop_ids=frozenset({2}), top_logprobs=0
     )
     made = Generation(
-        request, tokenizer, stops or [], Times(arrived=0), lambda: ended.append(1)
+        request,
+        ReplyShape(stops=stops or []),
+        tokenizer,
+        Times(arrived=0),
+        on_news=lambda: None,
+        on_end=lambda: ended.append(1),
     )
     return made, ended
 
@@ -37,17 +43,16 @@ async def test_a_slow_reader_gets_everything_at_once(tokenizer: TextTokenizer) -
         made.accept([event])
     made.accept([TokenEvent("a", 2), Finished("a", "stop")])
     assert ended == [1]
-    delta = await made.next(None)
-    assert delta is not None
+    delta = made.taken()
     assert delta.text == "one two three"
     assert len(delta.tokens) == 3
     assert delta.finish_reason == "stop"
-    assert made.completion_tokens == 4
+    assert made.reply.tokens == 4
 
 
-async def test_nothing_new_is_none(tokenizer: TextTokenizer) -> None:
+async def test_nothing_new_is_nothing(tokenizer: TextTokenizer) -> None:
     made, _ = generation(tokenizer)
-    assert await made.next(0.001) is None
+    assert not made.taken()
 
 
 async def test_a_stop_string_ends_it_without_the_reader(
@@ -57,8 +62,7 @@ async def test_a_stop_string_ends_it_without_the_reader(
     made.accept(tokens(tokenizer, "one two three"))
     assert ended == [1]
     made.accept(tokens(tokenizer, "four"))
-    delta = await made.next(None)
-    assert delta is not None
+    delta = made.taken()
     assert (delta.text, delta.finish_reason) == ("one", "stop")
     assert [t.token_id for t in delta.tokens] == tokenizer.encode("one", add_bos=False)
 
@@ -66,8 +70,7 @@ async def test_a_stop_string_ends_it_without_the_reader(
 async def test_held_back_text_comes_at_the_end(tokenizer: TextTokenizer) -> None:
     made, _ = generation(tokenizer, [" two!"])
     made.accept([*tokens(tokenizer, "one two"), Finished("a", "length")])
-    delta = await made.next(None)
-    assert delta is not None
+    delta = made.taken()
     assert (delta.text, delta.finish_reason) == ("one two", "length")
     assert len(delta.tokens) == 2
 
@@ -77,4 +80,4 @@ async def test_a_failure_is_raised(tokenizer: TextTokenizer) -> None:
     made.fail(EngineError("gone", code="engine_failed"))
     assert ended == [1]
     with pytest.raises(EngineError, match="gone"):
-        await made.next(None)
+        await made.ended()

@@ -7,11 +7,23 @@ import pytest
 
 from neuron.engines.base import EngineError
 from neuron.protocol.errors import shutting_down
+from neuron.worker.unsupported import UNSUPPORTED
 from tests.unit.worker.conftest import Start
 from tests.unit.worker.waiting import until
 
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT = {"model": "scripted", "prompt": "Once"}
+TOOL = {"type": "function", "function": {"name": "look"}}
+INVALID = "invalid_request_body"
+KWARGS = "chat_template_kwargs."
+
+
+def named(tool: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": tool}}
+
+
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
 
 
 def chat_text(chunks: list[Any]) -> str:
@@ -164,18 +176,37 @@ async def test_the_newer_cap_wins_and_none_means_what_is_left(start: Start) -> N
             "messages[0].content",
             "unsupported_parameter",
         ),
+        ({"messages": [{"role": "function"}]}, "messages[0].role", INVALID),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", INVALID),
+        ({"tools": [{"type": "custom"}]}, "tools[0].type", INVALID),
+        ({"tool_choice": "required"}, "tool_choice", INVALID),
+        ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice", INVALID),
+        ({"tools": [TOOL], "tool_choice": named("other")}, "tool_choice", INVALID),
+        ({"tools": [TOOL]}, "tools", INVALID),
+        ({"n": 0}, "n", INVALID),
+        ({"n": 129}, "n", INVALID),
+        ({"top_logprobs": 21}, "top_logprobs", INVALID),
+        ({"response_format": {"type": "xml"}}, "response_format.type", INVALID),
         (
-            {"messages": [{"role": "tool", "content": "42"}]},
-            "messages[0].role",
-            "unsupported_parameter",
+            {"response_format": json_schema({"type": "strange"})},
+            "response_format.json_schema.schema",
+            "invalid_grammar",
         ),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"guided_regex": "("}, "guided_regex", "invalid_grammar"),
+        ({"guided_grammar": "start: x"}, "guided_grammar", "invalid_grammar"),
         (
-            {"response_format": {"type": "json_object"}},
-            "response_format",
-            "unsupported_parameter",
+            {"guided_regex": "a", "structured_outputs": {"regex": "a"}},
+            "guided_regex",
+            INVALID,
         ),
+        ({"structured_outputs": {"magic": 1}}, "structured_outputs.magic", INVALID),
+        ({"chat_template_kwargs": {"messages": []}}, KWARGS + "messages", INVALID),
+        ({"modalities": ["text", "audio"]}, "modalities", UNSUPPORTED),
+        ({"audio": {"voice": "x"}}, "audio", UNSUPPORTED),
+        ({"prediction": {"type": "content"}}, "prediction", UNSUPPORTED),
+        ({"store": True}, "store", UNSUPPORTED),
+        ({"web_search_options": {}}, "web_search_options", UNSUPPORTED),
+        ({"functions": [{}]}, "functions", UNSUPPORTED),
     ],
 )
 async def test_what_cannot_be_honoured_is_named(

@@ -1,0 +1,137 @@
+"""What an output must be, out of all that a request says about it.
+
+Structured output, tool calls that must or may come instead, and the thought before
+either become one grammar; a thinking budget is laid around it.
+"""
+
+from dataclasses import dataclass, replace
+
+from neuron.engines.base import TokenConstraint
+from neuron.protocol.errors import ApiError
+from neuron.text.detokenizer import Detokenizer
+from neuron.text.grammar import GrammarCompiler, GrammarError, GrammarSpec
+from neuron.text.grammar_request import RequestedGrammar, requested_grammar
+from neuron.text.output import OutputSyntax
+from neuron.text.thought import ThoughtTracker
+from neuron.text.tokenizer import TextTokenizer
+from neuron.text.tools.constraint import constraint_for
+from neuron.worker.schema import GenerationBody
+from neuron.worker.thinking_budget import ThinkingBudget
+from neuron.worker.toolset import Toolset
+
+_TOOLS = "tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One request's demands on its output."""
+
+    format: RequestedGrammar | None
+    calls: GrammarSpec | None
+    """Calls that must be made or, with a format, that may be made instead."""
+    must_call: bool
+
+    @classmethod
+    def of(cls, body: GenerationBody, tools: Toolset, syntax: OutputSyntax) -> "Wanted":
+        """What `body` asks for.
+
+        Raises:
+            ApiError: 400, naming what cannot be.
+        """
+        try:
+            format_ = requested_grammar(body.grammar_fields)
+        except GrammarError as error:
+            raise _invalid("", error, code="invalid_request_body") from error
+        must_call = tools.choice not in ("none", "auto")
+        if not must_call and (format_ is None or tools.choice == "none"):
+            return cls(format_, None, must_call=False)
+        choice = tools.choice if must_call else "required"
+        try:
+            calls = constraint_for(
+                replace(syntax, reasoning=None), tools.specs, choice, tools.parallel
+            )
+        except ValueError as error:
+            raise ApiError(
+                400, str(error), code="invalid_request_body", param="tool_choice"
+            ) from error
+        return cls(format_, calls, must_call)
+
+    async def compiled(
+        self, compiler: GrammarCompiler, thought: "Thought | None"
+    ) -> TokenConstraint | None:
+        """A constraint for one output; None where anything goes.
+
+        Raises:
+            ApiError: 400, the format or a tool's parameters are no usable grammar.
+        """
+        if self.format is not None:
+            await _compiled(compiler, self.format.spec, self.format.field)
+        if self.calls is not None:
+            await _compiled(compiler, self.calls, _TOOLS)
+        spec = self._whole(thought)
+        return None if spec is None else await _compiled(compiler, spec, _TOOLS)
+
+    def _whole(self, thought: "Thought | None") -> GrammarSpec | None:
+        format_ = None if self.format is None else self.format.spec
+        spec = self.calls or format_
+        if spec is None:
+            return None
+        if self.calls is not None and not self.must_call:
+            # Compiled on its own already, so that nothing in it is passed over.
+            spec = replace(spec, alternative=format_)
+        if thought is None:
+            return spec
+        if thought.open:
+            return replace(spec, after=thought.end)
+        return replace(spec, thought=(thought.start, thought.end))
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """The thought that may, or must, come before the answer."""
+
+    start: str
+    end: str
+    open: bool
+    """The prompt ends inside it."""
+
+
+def limited(
+    inner: TokenConstraint | None,
+    budget: int,
+    *,
+    syntax: OutputSyntax,
+    in_reasoning: bool,
+    tokenizer: TextTokenizer,
+    vocab: int,
+) -> TokenConstraint | None:
+    """`inner` with a thinking budget, where the model thinks at all."""
+    if (reasoning := syntax.reasoning) is None:
+        return inner
+    token = syntax.tokens.get(reasoning.end)
+    ids = [token] if token is not None else tokenizer.encode(
+        reasoning.end, add_bos=False
+    )  # fmt: skip
+    return ThinkingBudget(
+        inner,
+        budget,
+        vocab=vocab,
+        end=ids,
+        tracker=ThoughtTracker(reasoning, inside=in_reasoning),
+        detokenizer=Detokenizer(tokenizer, visible=syntax.visible_tokens),
+    )
+
+
+async def _compiled(
+    compiler: GrammarCompiler, spec: GrammarSpec, field: str
+) -> TokenConstraint:
+    try:
+        return await compiler.constraint(spec)
+    except GrammarError as error:
+        raise _invalid(field, error, code="invalid_grammar") from error
+
+
+def _invalid(field: str, error: GrammarError, code: str) -> ApiError:
+    param = field or error.place
+    where = f"{field}: {error.place}" if field and error.place else param
+    return ApiError(400, f"{where}: {error.message}", code=code, param=param)

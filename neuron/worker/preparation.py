@@ -1,0 +1,142 @@
+"""What the engine is asked for, one request for every choice."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from neuron.engines.base import GenerationRequest, SamplingParams, TokenConstraint
+from neuron.text.output import OutputSyntax
+from neuron.worker.constraints import Wanted, limited
+from neuron.worker.prompts import PromptText, ServedModel
+from neuron.worker.reply import ReplyShape
+from neuron.worker.sampling import resolve
+from neuron.worker.schema import ChatBody, CompletionBody
+from neuron.worker.toolset import Toolset
+
+Body = ChatBody | CompletionBody
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One choice: what to generate, and how to read it."""
+
+    index: int
+    prompt: int
+    """Which of the request's prompts it answers."""
+    request: GenerationRequest
+    shape: ReplyShape
+
+
+async def prepare(model: ServedModel, request_id: str, body: Body) -> list[Prepared]:
+    """All choices of a request, those of the first prompt first.
+
+    Raises:
+        ApiError: something about the request cannot be.
+    """
+    chat = isinstance(body, ChatBody)
+    tools = Toolset.of(body) if isinstance(body, ChatBody) else Toolset()
+    syntax = model.syntax if chat else OutputSyntax()
+    wanted = Wanted.of(body, tools, syntax)
+    model.check_ids(body.logit_bias, "logit_bias")
+    model.check_ids(body.stop_token_ids or (), "stop_token_ids")
+    # In a thread: long prompts take long, and others are being answered.
+    prompts = await asyncio.to_thread(model.prompts, body, tools)
+    prepared: list[Prepared] = []
+    for number, prompt in enumerate(prompts):
+        thought = model.thought(prompt) if chat else None
+        inside = thought is not None and thought.open
+        shape = _shape(model, body, tools, prompt, inside)
+        request = _request(model, body, request_id, prompt)
+        for choice in range(body.choices):
+            index = len(prepared)
+            constraint = await wanted.compiled(model.grammars, thought)
+            asked = replace(
+                request,
+                id=f"{request_id}-{index}",
+                sampling=_seeded(request.sampling, choice),
+                constraint=_budgeted(model, body, constraint, inside),
+            )
+            prepared.append(Prepared(index, number, asked, shape))
+    return prepared
+
+
+def _shape(
+    model: ServedModel, body: Body, tools: Toolset, prompt: PromptText, inside: bool
+) -> ReplyShape:
+    common = ReplyShape(
+        stops=body.stop,
+        keep_stop=body.include_stop_str_in_output is True,
+        min_tokens=body.min_tokens or 0,
+        whole=not body.stream,
+    )
+    if body.skip_special_tokens is False:
+        common = replace(common, visible=model.tokenizer.special_ids)
+    if isinstance(body, CompletionBody):
+        return replace(common, echo=prompt.text if body.echo else None)
+    return replace(
+        common,
+        syntax=model.syntax if tools.specs else model.syntax.without_tools(),
+        tools=tools.specs,
+        in_reasoning=inside,
+        several_calls=tools.parallel,
+        reasoning=body.include_reasoning is not False,
+    )
+
+
+def _request(
+    model: ServedModel, body: Body, request_id: str, prompt: PromptText
+) -> GenerationRequest:
+    left = model.max_seq_len - len(prompt.ids)
+    limit = left if body.output_limit is None else min(body.output_limit, left)
+    stop_ids = frozenset(body.stop_token_ids or ())
+    if not body.ignore_eos:
+        stop_ids |= frozenset(model.info.eos_ids)
+    echo = isinstance(body, CompletionBody) and body.echo is True
+    return GenerationRequest(
+        id=request_id,
+        prompt_ids=prompt.ids,
+        max_new_tokens=limit,
+        min_new_tokens=body.min_tokens or 0,
+        sampling=resolve(body, model.sampling_defaults),
+        stop_ids=stop_ids,
+        top_logprobs=body.scored,
+        # Without an answer, they are what there is to compute.
+        prompt_logprobs=(body.scored or 0) if echo and _scores(body, limit) else None,
+    )
+
+
+def _scores(body: Body, limit: int) -> bool:
+    return body.scored is not None or not limit
+
+
+def _seeded(sampling: SamplingParams, choice: int) -> SamplingParams:
+    """Choices of one prompt differ, and each is the same whenever it is asked for."""
+    if sampling.seed is None or not choice:
+        return sampling
+    text = f"{sampling.seed}:{choice}".encode()
+    digest = hashlib.blake2b(text, digest_size=8).digest()
+    return replace(sampling, seed=int.from_bytes(digest) >> 1)
+
+
+def _budgeted(
+    model: ServedModel, body: Body, constraint: TokenConstraint | None, inside: bool
+) -> TokenConstraint | None:
+    if not isinstance(body, ChatBody) or body.thinking_token_budget is None:
+        return constraint
+    return limited(
+        constraint,
+        body.thinking_token_budget,
+        syntax=model.syntax,
+        in_reasoning=inside,
+        tokenizer=model.tokenizer,
+        vocab=model.info.vocab_size,
+    )
+
+
+def by_prompt(prepared: list[Prepared]) -> Mapping[int, Prepared]:
+    """The first choice of each prompt."""
+    first: dict[int, Prepared] = {}
+    for each in prepared:
+        first.setdefault(each.prompt, each)
+    return first
