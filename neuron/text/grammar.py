@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GrammarCompiler", "GrammarError", "GrammarSpec", "json_rule"]
 
-CACHED: Final = 64
+CACHED: Final = 32
 """Compiled grammars kept; a client sends the same schema with every request."""
 THREADS: Final = 2
 TIMEOUT: Final = 10.0
 """Seconds that compiling may take, waiting for a thread included."""
-_STATES: Final = 50_000
+_STATES: Final = 20_000
 """Of one grammar's lexer, at one to two kilobytes each."""
 
 
@@ -100,20 +101,31 @@ class GrammarCompiler:
         from neuron.text.grammar_match import ConstraintError, GrammarConstraint
         from neuron.text.grammar_source import explained, source_of
 
-        matcher = self._matcher(source_of(spec, self._tokenizer))
+        source = source_of(spec, self._tokenizer)
+        matcher = self._matcher(source)
         if matcher.is_error():
             raise explained(spec, matcher.get_error(), self._verdict)
         warnings = matcher.get_grammar_warnings()
         if warnings and not spec.lenient:
             raise GrammarError("", "; ".join(warnings))
-        ends = frozenset(self._tokenizer.eos_tokens)
-        compiled = GrammarConstraint(matcher, self._tokenizer.vocab_size, ends)
+        compiled = GrammarConstraint(
+            matcher,
+            partial(self._compile_anew, spec.key(), source),
+            self._tokenizer.vocab_size,
+            frozenset(self._tokenizer.eos_tokens),
+        )
         try:
             # Only now does a grammar show that no text at all follows it.
             compiled.fork().mask()
         except ConstraintError as error:
             raise GrammarError("", "there is no text that satisfies it") from error
         return compiled
+
+    def _compile_anew(self, key: str, source: str) -> "LLMatcher":
+        """For an output that the kept one has failed; nobody else is to get that."""
+        with self._lock:
+            self._compiled.pop(key, None)
+        return self._matcher(source)
 
     def _verdict(self, source: str) -> str:
         return self._matcher(source).get_error()

@@ -1,5 +1,6 @@
 """A compiled grammar at one point of one output."""
 
+from collections.abc import Callable, Iterable
 from typing import Final, Self
 
 import numpy as np
@@ -7,6 +8,8 @@ from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 _BITS: Final = 32
+
+Compile = Callable[[], LLMatcher]
 
 
 class ConstraintError(Exception):
@@ -17,18 +20,38 @@ class GrammarConstraint:
     """Which tokens may come next; one output's own, and never in two threads at once.
 
     It has the shape of the engines' TokenConstraint.
+
+    Copies of a matcher share the states that their lexer has come across, and a limit
+    on them. What others have added must not fail an output, so where one fails it is
+    tried once more on a matcher of its own.
     """
 
-    def __init__(self, matcher: LLMatcher, vocab: int, ends: frozenset[int]) -> None:
-        """`vocab` is the number of tokens that a mask has bits for."""
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        compile_anew: Compile,
+        vocab: int,
+        end_ids: frozenset[int],
+        accepted: Iterable[int] = (),
+    ) -> None:
+        """
+        Args:
+            matcher: after the tokens `accepted`.
+            compile_anew: makes another one, at its beginning.
+            vocab: number of tokens that a mask has bits for.
+            end_ids: tokens that end an output.
+        """
         self._matcher = matcher
-        self._words = -(-vocab // _BITS)
-        self._ends = ends
+        self._compile_anew = compile_anew
+        self._vocab = vocab
+        self._end_ids = end_ids
+        self._accepted = list(accepted)
+        self._is_own = False
 
     @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an output; allowed where one may be."""
-        return self._ends
+        return self._end_ids
 
     def mask(self) -> NDArray[np.int32]:
         """Bits of the tokens that may come next, ends included where one may be.
@@ -38,9 +61,12 @@ class GrammarConstraint:
         Raises:
             ConstraintError: a limit on the grammar's complexity was hit.
         """
-        bits = np.zeros(self._words, np.int32)
+        bits = np.zeros(-(-self._vocab // _BITS), np.int32)
         self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
-        self._check()
+        if self._matcher.is_error():
+            self._renew()
+            self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+            self._check()
         return bits
 
     def accept(self, token_id: int) -> None:
@@ -49,8 +75,9 @@ class GrammarConstraint:
         Raises:
             ConstraintError: it may not.
         """
-        self._matcher.consume_token(token_id)
-        self._check()
+        self._accepted.append(token_id)
+        if not self._matcher.consume_token(token_id):
+            self._renew()
 
     def may_end(self) -> bool:
         """Whether what there is satisfies the grammar."""
@@ -62,8 +89,22 @@ class GrammarConstraint:
 
     def fork(self) -> Self:
         """Another one, at the same point, that goes its own way."""
-        matcher = self._matcher.deep_copy()
-        return type(self)(matcher, self._words * _BITS, self._ends)
+        return type(self)(
+            self._matcher.deep_copy(),
+            self._compile_anew,
+            self._vocab,
+            self._end_ids,
+            self._accepted,
+        )
+
+    def _renew(self) -> None:
+        """The same point again, on a matcher that shares nothing."""
+        if self._is_own:
+            self._check()
+        self._is_own = True
+        self._matcher = self._compile_anew()
+        self._matcher.consume_tokens(self._accepted)
+        self._check()
 
     def _check(self) -> None:
         if self._matcher.is_error():

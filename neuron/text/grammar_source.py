@@ -13,7 +13,7 @@ from neuron.text.schema_check import children, moved, pointed_at
 
 _AT: Final = re.compile(r"^at (\d+)\((\d+)\): (.*)", re.DOTALL)
 _UNIMPLEMENTED: Final = re.compile(r"Unimplemented keys: (\[.*\])")
-_GBNF: Final = "::="
+_GBNF: Final = re.compile(r"^\s*[A-Za-z][\w-]*\s*::=", re.MULTILINE)
 _INDENT: Final = 4
 """Of the regex that a parser's message shows."""
 
@@ -48,7 +48,7 @@ def _body(spec: GrammarSpec) -> dict[str, Any]:
     if spec.kind == "regex":
         whole = json.loads(LLMatcher.grammar_from_regex(text))
         return {"lark_grammar": whole["grammars"][0]["lark_grammar"]}
-    if _GBNF in text:
+    if _GBNF.search(text):
         try:
             text = any_to_lark(text)
         except Exception as error:  # The converter raises bare Exceptions.

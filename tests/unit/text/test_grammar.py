@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 from tokenizers import Tokenizer
 
 from neuron.models.bundled import bundled_root
@@ -333,6 +335,59 @@ def test_size_is_bounded(compiler: GrammarCompiler) -> None:
     ]
     with pytest.raises(GrammarError, match="too large"):
         compiler.compile(json_schema({"allOf": either}))
+
+
+MANY_STATES = json_schema(
+    {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "maxLength": 200},
+            "b": {"type": "string", "pattern": "^(ab|ba|[c-z]{1,30}x)*$"},
+        },
+        "required": ["a", "b"],
+    }
+)
+
+
+def write_anything(constraint: GrammarConstraint, chosen: random.Random) -> None:
+    for _ in range(60):
+        constraint.accept(chosen.choice(sorted(allowed(constraint) - {EOS})))
+        if constraint.is_finished():
+            return
+
+
+def test_one_output_does_not_use_up_the_limits_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grammar, "_STATES", 1200)
+    compiler = GrammarCompiler(FOLDER, [EOS], VOCAB)
+    made = []
+    original = GrammarCompiler._matcher
+
+    def counted(self: GrammarCompiler, source: str) -> LLMatcher:
+        made.append(source)
+        return original(self, source)
+
+    monkeypatch.setattr(GrammarCompiler, "_matcher", counted)
+    chosen = random.Random(1)
+    for _ in range(12):
+        write_anything(compiler.compile(MANY_STATES), chosen)
+    assert 1 < len(made) < 12
+    compiler.close()
+
+
+def test_an_output_may_use_up_its_own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "_STATES", 200)
+    compiler = GrammarCompiler(FOLDER, [EOS], VOCAB)
+    with pytest.raises(ConstraintError, match="too many states") as caught:
+        write_anything(compiler.compile(MANY_STATES), random.Random(1))
+    assert "\n" not in str(caught.value)
+    compiler.close()
+
+
+def test_gbnf_is_not_what_a_schema_speaks_of(compiler: GrammarCompiler) -> None:
+    rule = json_rule({"type": "null", "description": "a ::= b"})
+    assert not compiler.compile(GrammarSpec("lark", f"start: {rule}")).may_end()
 
 
 async def test_compiled_in_a_thread_and_kept(
