@@ -13,17 +13,15 @@ def constraint_for(
     tools: Sequence[ToolSpec],
     choice: ToolChoice,
     parallel: bool = True,
-    *,
-    in_reasoning: bool = False,
 ) -> GrammarSpec | None:
     """What the reply must look like, written the way the model writes its calls.
 
-    A model that thinks may do so before. Schemas are followed as far as grammars can.
+    A thought before the calls is the caller's to allow; see `GrammarSpec`. Schemas are
+    followed as far as grammars can.
 
     Args:
         choice: `required` and a named tool are enforced; anything else is not.
         parallel: whether there may be more than one call of the required ones.
-        in_reasoning: the prompt ends inside a thought; see `opens_reasoning`.
 
     Raises:
         ValueError: there is no such tool, or the format cannot express one.
@@ -38,9 +36,5 @@ def constraint_for(
     if not tools or syntax.tools is None:
         raise ValueError("tool_choice: there are no tools to choose from")
     lark = Lark(syntax.tokens)
-    calls = syntax.tools.grammar(lark, tools, parallel)
-    thought = syntax.reasoning
-    if thought is not None and not in_reasoning:
-        calls = f"{lark.thought(thought.start, thought.end)}? {lark.rule(calls)}"
-    after = thought.end if thought is not None and in_reasoning else None
-    return GrammarSpec("lark", lark.source(calls), after=after, lenient=True)
+    start = syntax.tools.grammar(lark, tools, parallel)
+    return GrammarSpec("lark", lark.source(start), lenient=True)

@@ -39,10 +39,7 @@ class Lark:
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """A JSON value."""
-        rule = json_rule(schema, lenient=True)
-        # GBNF, which is told by its "::=", is not what a description in a schema makes
-        # of this; between JSON's own tokens there is none.
-        return self.rule(rule.replace("::=", r"\u003a:="))
+        return self.rule(json_rule(schema, lenient=True))
 
     def either(self, bodies: Sequence[str]) -> str:
         """One of them."""
@@ -65,14 +62,6 @@ class Lark:
             )))
             for tool in tools
         ])  # fmt: skip
-
-    def thought(self, start: str, end: str) -> str:
-        """Any text between two markers, and a little whitespace after it."""
-        if self.has_token(end):
-            text = f"/(?s:.*)/ {self.text(end)}"
-        else:
-            text = self.text_up_to(end)
-        return self.rule(rf"{self.text(start)} {text} /[ \n]{{0,4}}/")
 
     def text_up_to(self, end: str) -> str:
         """Any text up to the first `end`, included."""

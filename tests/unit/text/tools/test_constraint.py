@@ -15,11 +15,10 @@ from neuron.text.detokenizer import Detokenizer
 from neuron.text.grammar import GrammarCompiler
 from neuron.text.grammar_match import GrammarConstraint
 from neuron.text.output import OutputSyntax
-from neuron.text.reasoning import ReasoningSyntax
 from neuron.text.tokenizer import TextTokenizer
 from neuron.text.tools.constraint import constraint_for
 from neuron.text.tools.spec import NamedTool, ToolChoice, ToolSpec
-from tests.unit.text.tools.support import BY_NAME, THINK, WRITERS, Reply, parse
+from tests.unit.text.tools.support import BY_NAME, WRITERS, Reply, parse
 
 EOS: Final = "<|end|>"
 LIMIT: Final = 4000
@@ -71,11 +70,9 @@ class Model:
     compiler: GrammarCompiler
     eos: int
 
-    def syntax(
-        self, format_: str, reasoning: ReasoningSyntax | None = None
-    ) -> OutputSyntax:
+    def syntax(self, format_: str) -> OutputSyntax:
         return OutputSyntax(
-            reasoning, BY_NAME[format_], tokens={
+            None, BY_NAME[format_], tokens={
                 token: id_ for token, id_ in self.text.added_tokens.items()
                 if token != EOS
             },
@@ -129,12 +126,10 @@ def wander(constraint: GrammarConstraint, eos: int, seed: int) -> list[int]:
     raise AssertionError("the grammar does not come to an end")
 
 
-def read(
-    model: Model, ids: Sequence[int], output: OutputSyntax, *, inside: bool = False
-) -> Reply:
+def read(model: Model, ids: Sequence[int], output: OutputSyntax) -> Reply:
     detokenizer = Detokenizer(model.text, visible=output.visible_tokens)
     chunks = [*(detokenizer.feed(token) for token in ids), detokenizer.flush()]
-    return parse(chunks, output, TOOLS, in_reasoning=inside)
+    return parse(chunks, output, TOOLS)
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -200,26 +195,6 @@ def test_a_named_tool_is_called_once(layout: str, root: Path) -> None:
     spec = constraint_for(syntax, TOOLS, NamedTool("stop"))
     assert spec is not None
     reply = read(of, wander(of.compiler.compile(spec), of.eos, 1), syntax)
-    assert reply.parsed() == [("stop", {})]
-
-
-@pytest.mark.parametrize("tokens", [(), ("<think>", "</think>")])
-@pytest.mark.parametrize("inside", [True, False])
-def test_a_thought_may_come_before(
-    tokens: tuple[str, ...], inside: bool, root: Path
-) -> None:
-    of = model(root, (*tokens, *TOKENS["hermes"]))
-    syntax = of.syntax("hermes", THINK)
-    spec = constraint_for(syntax, TOOLS, "required", in_reasoning=inside)
-    assert spec is not None
-    call = WRITERS["hermes"][1]([("stop", {})])
-    thought = "Hm. <thin>\n</think>\n\n" if inside else "<think>\nHm.\n</think>\n\n"
-    for text, fits in [(thought + call, True), (call, not inside), (thought, False)]:
-        ids = of.text.encode(text, add_bos=False)
-        assert accepts(of.compiler.compile(spec), ids) is fits
-    reply = read(of, of.text.encode(thought + call, add_bos=False), syntax,
-                 inside=inside)  # fmt: skip
-    assert reply.reasoning.startswith("Hm.")
     assert reply.parsed() == [("stop", {})]
 
 
