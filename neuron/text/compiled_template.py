@@ -13,7 +13,8 @@ from neuron.text.template_environment import ChatEnvironment, RefusalError
 if TYPE_CHECKING:
     from types import TracebackType
 
-_LONGEST_SOURCE: Final = 1 << 20
+_LONGEST_SOURCE: Final = 1 << 18
+"""Characters; compiling is not bounded otherwise. The longest known has 40,000."""
 
 
 class TemplateError(Exception):
@@ -47,14 +48,10 @@ class CompiledTemplate:
             raise TemplateError(
                 f"the chat template is broken: it is longer than {_LONGEST_SOURCE}"
             )
-        environment = _environment()
         try:
             # What is constant is computed at once.
             with bounded_by(Budget(self._limits)):
-                self.variables = frozenset(
-                    meta.find_undeclared_variables(environment.parse(source))
-                )
-                self._template = environment.from_string(source)
+                self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
                 f"the chat template is broken: {error.message} (line {error.lineno})",
@@ -64,6 +61,13 @@ class CompiledTemplate:
             raise TemplateError(
                 f"the chat template is broken: {_said(error)}"
             ) from error
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """What it expects to be given, such as `messages` and `enable_thinking`."""
+        with bounded_by(Budget(self._limits)):
+            tree = _environment().parse(self.source)
+            return frozenset(meta.find_undeclared_variables(tree))
 
     def render(
         self, context: Mapping[str, Any], limits: RenderLimits | None = None

@@ -48,7 +48,9 @@ class TemplateTraits:
         self._special_tokens = special_tokens
         self._styles: dict[str, ContentStyle] = {}
         self._calls: CallStyle | None = None
-        self.knows_developer = "developer" in template.source
+        self.knows_developer = any(
+            quote + "developer" + quote in template.source for quote in _QUOTES
+        )
 
     def content_style(self, role: str) -> ContentStyle:
         """Whether content of `role` may be a string, parts, or either."""

@@ -158,7 +158,7 @@ def test_what_no_form_helps_against_is_refused_in_the_first_words() -> None:
 def test_a_developer_is_the_system_where_the_template_knows_none() -> None:
     developer = [{"role": "developer", "content": "Be kind."}, USER]
     assert "system\nBe kind." in ChatTemplate(CHATML).render(developer)
-    knowing = ChatTemplate("{# developer #}" + CHATML)
+    knowing = ChatTemplate("{# 'developer' #}" + CHATML)
     assert "developer\nBe kind." in knowing.render(developer)
 
 

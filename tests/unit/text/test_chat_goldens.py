@@ -74,6 +74,33 @@ def test_a_family_is_rendered_as_by_transformers(
             assert digest_ == expected["sha256"], name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_string_and_a_part_of_text_are_the_same_to_a_family(
+    family: str, sources: dict[str, str]
+) -> None:
+    template = ChatTemplate(sources[FAMILIES[family]], SPECIAL_TOKENS)
+    case = CASES["turns"]
+    in_parts = [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        for message in case.messages
+    ]
+    expected = render(template, case)
+    assert render(template, Case(in_parts, case.options)) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_late_system_message_is_neither_lost_nor_a_reason_to_fail(
+    family: str, sources: dict[str, str]
+) -> None:
+    template = ChatTemplate(sources[FAMILIES[family]], SPECIAL_TOKENS)
+    case = CASES["turns"]
+    late = {"role": "system", "content": "In French, please."}
+    prompt = render(template, Case([*case.messages[:-1], late, case.messages[-1]]))
+    if render(template, case) is not None:
+        assert prompt is not None
+        assert late["content"] in prompt
+
+
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_hundreds_of_templates_are_rendered_as_by_transformers(
     shard: int, sources: dict[str, str]
