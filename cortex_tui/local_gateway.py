@@ -12,7 +12,7 @@ from typing import Final
 from cortex_tui import plain_http
 from cortex_tui.target import Target
 from neuron.protocol import paths
-from neuron.protocol.announce import Announcement
+from neuron.protocol.announce import Announcement, process_is_alive
 
 STOP_DEADLINE_S: Final = 90.0
 HEALTH_TIMEOUT_S: Final = 3.0
@@ -40,7 +40,7 @@ def target_of(announcement: Announcement) -> Target:
 def announced(path: Path | None = None) -> Announcement | None:
     """The announcement of a process that lives."""
     found = Announcement.read(path or announcement_path())
-    return found if found is not None and _is_alive(found) else None
+    return found if found is not None and found.process_is_alive() else None
 
 
 def running(path: Path | None = None) -> Announcement | None:
@@ -94,21 +94,4 @@ def _has_ended(pid: int) -> bool:
             return True
     except ChildProcessError:
         pass  # Somebody else's child: its existence is all that can be asked.
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return _is_zombie(pid)
-
-
-def _is_alive(announcement: Announcement) -> bool:
-    return announcement.process_is_alive() and not _is_zombie(announcement.pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Ended, and not yet reaped by whoever started it (Linux; elsewhere unknown)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[:1] == ["Z"]
+    return not process_is_alive(pid)

@@ -63,10 +63,22 @@ class Announcement(Wire):
 
     def process_is_alive(self) -> bool:
         """Whether the announced process still runs."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return self.pid > 0
+        return process_is_alive(self.pid)
+
+
+def process_is_alive(pid: int) -> bool:
+    """Whether `pid` runs: one that ended and was not reaped yet does not.
+
+    Reading /proc tells the two apart; where there is none, any existing one counts.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # It exists, and belongs to somebody else.
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return pid > 0
+    return stat.rpartition(")")[2].split()[:1] != ["Z"]

@@ -1,11 +1,17 @@
 """The file that says where a process listens."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from neuron.protocol.announce import Announcement, write_atomically
+from neuron.protocol.announce import (
+    Announcement,
+    process_is_alive,
+    write_atomically,
+)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -37,3 +43,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         write_atomically(path, "\ud800")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_of_a_running_an_unreaped_and_a_gone_process() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True
+    )
+    assert process_is_alive(child.pid)
+    assert child.stdin is not None
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not process_is_alive(child.pid)
+    child.wait()
+    assert not process_is_alive(child.pid)
+
+
+def test_no_process_has_number_zero() -> None:
+    assert not process_is_alive(0)
