@@ -47,9 +47,7 @@ class Wanted:
             return cls(format_, None, must_call=False)
         choice = tools.choice if must_call else "required"
         try:
-            calls = constraint_for(
-                replace(syntax, reasoning=None), tools.specs, choice, tools.parallel
-            )
+            calls = constraint_for(syntax, tools.specs, choice, tools.parallel)
         except ValueError as error:
             raise ApiError(
                 400, str(error), code="invalid_request_body", param="tool_choice"

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from neuron.engines.base import GenerationRequest, SamplingParams, TokenConstraint
@@ -34,8 +33,8 @@ async def prepare(model: ServedModel, request_id: str, body: Body) -> list[Prepa
     Raises:
         ApiError: something about the request cannot be.
     """
-    chat = isinstance(body, ChatBody)
-    tools = Toolset.of(body) if isinstance(body, ChatBody) else Toolset()
+    chat = body if isinstance(body, ChatBody) else None
+    tools = Toolset.of(chat) if chat else Toolset()
     syntax = model.syntax if chat else OutputSyntax()
     wanted = Wanted.of(body, tools, syntax)
     model.check_ids(body.logit_bias, "logit_bias")
@@ -44,7 +43,7 @@ async def prepare(model: ServedModel, request_id: str, body: Body) -> list[Prepa
     prompts = await asyncio.to_thread(model.prompts, body, tools)
     prepared: list[Prepared] = []
     for number, prompt in enumerate(prompts):
-        thought = model.thought(prompt) if chat else None
+        thought = model.thought(chat, prompt) if chat else None
         inside = thought is not None and thought.open
         shape = _shape(model, body, tools, prompt, inside)
         request = _request(model, body, request_id, prompt)
@@ -132,11 +131,3 @@ def _budgeted(
         tokenizer=model.tokenizer,
         vocab=model.info.vocab_size,
     )
-
-
-def by_prompt(prepared: list[Prepared]) -> Mapping[int, Prepared]:
-    """The first choice of each prompt."""
-    first: dict[int, Prepared] = {}
-    for each in prepared:
-        first.setdefault(each.prompt, each)
-    return first

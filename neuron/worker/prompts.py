@@ -125,13 +125,16 @@ class ServedModel:
                     param=param,
                 )
 
-    def thought(self, prompt: PromptText) -> Thought | None:
-        """The thought that comes before a chat's answer; None where none can."""
+    def thought(self, body: ChatBody, prompt: PromptText) -> Thought | None:
+        """The thought that comes before the answer; None where none may."""
         if (syntax := self.syntax.reasoning) is None:
             return None
         inside = opens_reasoning(prompt.text, syntax)
-        if not inside and prompt.text.rstrip().endswith(syntax.end):
-            return None  # The template has answered for the model: no thought.
+        # A template may write an empty thought for the model.
+        closed = prompt.text.rstrip().endswith(syntax.end)
+        unwanted = body.template_variables.get("enable_thinking") is False
+        if not inside and (closed or unwanted):
+            return None
         return Thought(syntax.start, syntax.end, open=inside)
 
 
