@@ -77,6 +77,12 @@ def _import(arguments: list[str]) -> int:
     return import_command.run(parser.parse_args(arguments))
 
 
+def _document() -> bytes:
+    from neuron import openapi
+
+    return openapi.document()
+
+
 def _serve(options: argparse.Namespace) -> int:
     logging.basicConfig(
         level=options.log_level.upper(),
@@ -99,7 +105,9 @@ def _serve(options: argparse.Namespace) -> int:
     if loaded.path:
         logging.getLogger(__name__).info("configuration: %s", loaded.path)
     try:
-        return serve(loaded.config, options.announce, options.log_level.upper())
+        return serve(
+            loaded.config, options.announce, options.log_level.upper(), _document
+        )
     except OSError as error:
         print(f"neuron: {error}", file=sys.stderr)
         return 1

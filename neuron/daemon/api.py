@@ -5,6 +5,7 @@ import contextlib
 import os
 import platform
 import time
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -15,7 +16,9 @@ from neuron.daemon.hardware import Hardware, host_facts
 from neuron.daemon.instance import Instance
 from neuron.daemon.manager import ModelManager
 from neuron.daemon.metrics import render
+from neuron.daemon.operations import OPERATIONS
 from neuron.daemon.relay import Relay
+from neuron.operation import JSON, register
 from neuron.protocol import routes, sse
 from neuron.protocol.errors import ApiError, model_not_found, unavailable
 from neuron.protocol.types import (
@@ -52,31 +55,22 @@ class NeuronApi:
         hardware: Hardware,
         events: EventLog,
         manager: ModelManager,
+        document: Callable[[], bytes],
     ) -> None:
         self._catalogue = catalogue
         self._hardware = hardware
         self._events = events
         self._manager = manager
+        self._document = document
         self._relay = Relay(manager)
         self._started = time.monotonic()
         self.started_up = asyncio.Event()
         """Hardware and models have been looked at once."""
 
     def add_routes(self, app: web.Application) -> None:
-        get, post = app.router.add_get, app.router.add_post
-        get(routes.DISCOVERY, self.discovery)
-        get(routes.HEALTH, self.health)
-        get(routes.VERSION, self.version)
-        get(routes.MODELS, self.models)
-        get(routes.MODEL_ENDPOINT, self.endpoint)
-        get(routes.EVENTS, self.events, allow_head=False)
-        get(routes.METRICS, self.metrics)
-        get(routes.V1_MODELS, self.v1_models)
-        post(routes.MODELS_LOAD, self.load)
-        post(routes.MODELS_PLAN, self.plan)
-        post(routes.MODELS_UNLOAD, self.unload)
+        register(app, OPERATIONS, self)
         for path in routes.INFERENCE:
-            post(path, self.inference)
+            app.router.add_post(path, self.inference)
 
     async def _look_around(self) -> None:
         try:
@@ -118,6 +112,11 @@ class NeuronApi:
 
     async def version(self, request: web.Request) -> web.Response:
         return json_response(Version(python=platform.python_version(), pid=os.getpid()))
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        # In a thread: the first time, everything that it describes is imported.
+        body = await asyncio.to_thread(self._document)
+        return web.Response(body=body, content_type=JSON)
 
     async def models(self, request: web.Request) -> web.Response:
         await self._look_around()

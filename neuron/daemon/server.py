@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,8 +35,15 @@ _EXIT_MARGIN_S: Final = 45.0
 _BACKLOG: Final = 512
 
 
-def serve(config: NeuronConfig, announce: Path | None, log_level: str) -> int:
+def serve(
+    config: NeuronConfig,
+    announce: Path | None,
+    log_level: str,
+    document: Callable[[], bytes],
+) -> int:
     """Run the daemon until a signal ends it; returns the exit code.
+
+    `document` makes what `/openapi.json` answers.
 
     Raises:
         OSError: the address is taken, or not this host's; or a folder is not writable.
@@ -46,7 +53,7 @@ def serve(config: NeuronConfig, announce: Path | None, log_level: str) -> int:
     except OSError as error:
         raise OSError(f"cannot listen on {config.listen}: {error}") from error
     with listener:
-        asyncio.run(_Daemon(config, log_level).run(listener, announce))
+        asyncio.run(_Daemon(config, log_level, document).run(listener, announce))
     return 0
 
 
@@ -100,8 +107,11 @@ def _socket_dir() -> Iterator[Path]:
 
 
 class _Daemon:
-    def __init__(self, config: NeuronConfig, log_level: str) -> None:
+    def __init__(
+        self, config: NeuronConfig, log_level: str, document: Callable[[], bytes]
+    ) -> None:
         self._config = config
+        self._document = document
         self._log_level = log_level
         self._events = EventLog()
         self._hardware = Hardware(Nvml(_import_nvml()))
@@ -118,7 +128,9 @@ class _Daemon:
                 sockets,
                 self._log_level,
             )
-            api = NeuronApi(self._catalogue, self._hardware, self._events, manager)
+            api = NeuronApi(
+                self._catalogue, self._hardware, self._events, manager, self._document
+            )
             for signum in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(
                     signum, self._on_signal, signum, announce

@@ -15,6 +15,7 @@ MODELS_UNLOAD: Final = "/models/unload"
 MODEL_ENDPOINT: Final = "/models/{id}/endpoint"
 EVENTS: Final = "/events"
 METRICS: Final = "/metrics"
+OPENAPI: Final = "/openapi.json"
 
 V1_MODELS: Final = "/v1/models"
 V1_CHAT_COMPLETIONS: Final = "/v1/chat/completions"

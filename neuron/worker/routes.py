@@ -4,11 +4,12 @@ import asyncio
 
 from aiohttp import web
 
-from neuron.protocol import routes
+from neuron.operation import register
 from neuron.protocol.errors import ApiError
 from neuron.text.tokenizer import TextTokenizer
 from neuron.web import error_middleware, json_response, read_json, validate
 from neuron.worker.inference import Inference
+from neuron.worker.operations import OPERATIONS
 from neuron.worker.prompts import ServedModel
 from neuron.worker.schema import (
     ChatBody,
@@ -32,10 +33,7 @@ class WorkerApi:
         app = web.Application(
             middlewares=[error_middleware], client_max_size=max_body_bytes
         )
-        app.router.add_post(routes.V1_CHAT_COMPLETIONS, self.chat)
-        app.router.add_post(routes.V1_COMPLETIONS, self.completions)
-        app.router.add_post(routes.V1_TOKENIZE, self.tokenize)
-        app.router.add_post(routes.V1_DETOKENIZE, self.detokenize)
+        register(app, OPERATIONS, self)
         return app
 
     async def chat(self, request: web.Request) -> web.StreamResponse:

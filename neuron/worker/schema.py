@@ -64,12 +64,13 @@ class GenerationBody(_Body):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: Annotated[
-        dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_biases)
+        dict[int, Annotated[float, Field(ge=-100, le=100)]],
+        BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None),
     ] = Field(default_factory=dict)
     seed: int | None = None
     stop: Annotated[
         list[Annotated[str, Field(min_length=1)]],
-        BeforeValidator(_stops),
+        BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
         Field(max_length=16),
     ] = Field(default_factory=list)
     include_stop_str_in_output: bool | None = None
