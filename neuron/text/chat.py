@@ -179,13 +179,13 @@ class _Template:
             TemplateError: none is; it says why not as it is.
         """
         normal = self._normal(messages)
-        refusal: TemplateError | None = None
+        refusals: list[TemplateError] = []
         incomplete: str | None = None
         for form in _forms(normal):
             try:
                 text = self._render(form, variables, to_continue=to_continue)
             except TemplateError as error:
-                refusal = refusal or error
+                refusals.append(error)
                 continue
             if _is_whole(normal, text):
                 return text
@@ -193,7 +193,7 @@ class _Template:
                 incomplete = text
         if incomplete is not None:
             return incomplete
-        raise self._explained(refusal, normal)
+        raise self._explained(refusals[0], normal)
 
     def _normal(self, messages: Sequence[Message]) -> list[Message]:
         normal = conversation.without_nulls(messages)
@@ -219,10 +219,9 @@ class _Template:
         return continuation.cut(rendered, text)
 
     def _explained(
-        self, refusal: TemplateError | None, messages: Sequence[Message]
+        self, refusal: TemplateError, messages: Sequence[Message]
     ) -> TemplateError:
         """The refusal, with what is odd about the conversation and may be why."""
-        assert refusal is not None
         if not conversation.has_calls(messages):
             return refusal
         calls = self._traits.calls

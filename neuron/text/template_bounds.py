@@ -6,20 +6,19 @@ for ever or filling the memory. Bounded here are
 - time: every loop iteration, call and filter looks at a deadline;
 - the size of every value that the template makes (characters of a string, digits of a
   number, everything inside a list or mapping, counted as often as it occurs, and
-  16 for each element), before it is made where an operation can multiply: `*`, `**`,
-  `%`, `replace`, `join`, `center`, `format`, ...;
+  16 for each element), before it is made where an operation can multiply
+  (`neuron.text.template_estimates`);
 - all of them together, the output included.
 
 The bounds grow with the conversation, which has its own limit elsewhere.
 """
 
 import contextlib
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from jinja2 import TemplateRuntimeError
 
@@ -27,8 +26,6 @@ _LOOK_EVERY: Final = 16
 _CHECK_EVERY: Final = 1024
 _ELEMENT: Final = 16
 """What an element of a collection counts, in characters."""
-_LONG_NUMBER: Final = re.compile(r"\d{7,}")
-_NESTED_FIELD: Final = re.compile(r"\{[^{}]*\{")
 
 _Value = TypeVar("_Value")
 
@@ -105,9 +102,8 @@ class Budget:
             item = stack.pop()
             size += own_size(item)
             if isinstance(item, Mapping):
-                stack.extend(item.keys())
                 stack.extend(item.values())
-            elif isinstance(item, list | tuple | set | frozenset):
+            if isinstance(item, Collection) and not isinstance(item, str):
                 stack.extend(item)
             visited += 1
             if visited % _CHECK_EVERY == 0:
@@ -117,14 +113,19 @@ class Budget:
 
 
 def own_size(value: object) -> int:
-    """Characters of a string, digits of an integer; without what elements have."""
+    """Characters of a string, and as many for the rest; without what elements have."""
     if isinstance(value, str):
         return len(value) + 1
     if isinstance(value, int):
-        return 1 + value.bit_length() // 3
-    if isinstance(value, list | tuple | set | frozenset | Mapping):
+        return 1 + int_size(value.bit_length())
+    if isinstance(value, Collection):
         return 1 + _ELEMENT * len(value)
     return 1
+
+
+def int_size(bits: int) -> int:
+    """Long numbers count more than they are long: to multiply them takes its time."""
+    return bits // 64 * 1000
 
 
 _budget: ContextVar[Budget | None] = ContextVar("template budget", default=None)
@@ -163,7 +164,7 @@ def bounded(value: _Value) -> _Value:
     budget = current_budget()
     if isinstance(value, str):
         budget.charge(len(value))
-    elif isinstance(value, list | tuple | dict | set):
+    elif isinstance(value, Collection):
         budget.charge(budget.measure(value))
     elif isinstance(value, int):
         budget.charge(own_size(value))
@@ -186,110 +187,3 @@ def bounded_concat(pieces: Iterable[str]) -> str:
 def joined(*values: object) -> str:
     """The operator `~`."""
     return bounded_concat(str(value) for value in values)
-
-
-def check_operator(operator: str, left: Any, right: Any) -> None:
-    """Refuse `left operator right` where it would be too large.
-
-    Raises:
-        BoundExceededError: it would.
-    """
-    budget = current_budget()
-    if operator == "%" and isinstance(left, str):
-        budget.check(_formatted(left, [right]))
-    elif operator == "+" and not isinstance(left, int | float):
-        budget.check(own_size(left) + own_size(right))
-    elif operator == "*":
-        budget.check(_times(left, right))
-    elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-        budget.check(own_size(left) * max(abs(right), 1))
-
-
-def _times(left: Any, right: Any) -> int:
-    if isinstance(left, int) and isinstance(right, int):
-        return own_size(left) + own_size(right)
-    if isinstance(left, int):
-        left, right = right, left
-    times = max(right, 1) if isinstance(right, int) else 1
-    return own_size(left) * times
-
-
-def check_call(name: str, subject: Any, arguments: Iterable[Any]) -> None:
-    """Refuse a string method or filter that multiplies too much.
-
-    Raises:
-        BoundExceededError: the result could be too large.
-    """
-    if (estimate := _ESTIMATES.get(name)) is not None:
-        current_budget().check(estimate(subject, list(arguments)))
-
-
-def _product(subject: Any, arguments: list[Any]) -> int:
-    """Padding, indenting, batches: nothing beyond each piece as often as asked."""
-    sizes = [
-        abs(value) if isinstance(value, int) else _size(value) for value in arguments
-    ]
-    return _size(subject) * max([1, *sizes])
-
-
-def _replaced(subject: Any, arguments: list[Any]) -> int:
-    text = str(subject)
-    if len(arguments) < 2:
-        return len(text)
-    old, new = str(arguments[0]), str(arguments[1])
-    return len(text) + text.count(old) * len(new)
-
-
-def _joined_size(subject: Any, arguments: list[Any]) -> int:
-    """`separator.join(items)` and `items|join(separator)`."""
-    if isinstance(subject, str) and arguments and not isinstance(arguments[0], str):
-        subject, arguments = arguments[0], [subject]
-    separator = max(
-        (len(value) for value in arguments if isinstance(value, str)), default=0
-    )
-    return _size(subject) * (1 + separator)
-
-
-def _formatted(subject: Any, arguments: list[Any]) -> int:
-    """`%`, `format`: each field as wide as the largest argument, or as it says."""
-    text = str(subject)
-    budget = current_budget()
-    widths = [_number(digits) for digits in _LONG_NUMBER.findall(text)]
-    if "*" in text or _NESTED_FIELD.search(text):
-        widths += [abs(value) for value in _numbers(arguments)]
-    widest = max([*widths, *map(budget.measure, arguments), 1])
-    return len(text) + (text.count("{") + text.count("%")) * widest
-
-
-def _number(digits: str) -> int:
-    return int(digits) if len(digits) < 20 else 10**20
-
-
-def _numbers(arguments: Iterable[Any]) -> Iterator[int]:
-    for value in arguments:
-        if isinstance(value, int):
-            yield value
-        elif isinstance(value, list | tuple | set | frozenset):
-            yield from _numbers(value)
-        elif isinstance(value, Mapping):
-            yield from _numbers(value.values())
-
-
-def _size(value: Any) -> int:
-    return current_budget().measure(value)
-
-
-_ESTIMATES: Final[Mapping[str, Callable[[Any, list[Any]], int]]] = {
-    "replace": _replaced,
-    "join": _joined_size,
-    "format": _formatted,
-    "format_map": _formatted,
-    **dict.fromkeys(
-        (
-            "batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice",
-            "translate", "urlize", "wordwrap", "xmlattr", "zfill",
-        ),
-        _product,
-    ),
-}  # fmt: skip
-"""Upper bounds for what multiplies; all else makes no more than it is given."""

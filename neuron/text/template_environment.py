@@ -3,8 +3,8 @@
 Sandboxed and immutable, blocks trimmed, loop controls, `tojson` that does not escape
 for HTML, `raise_exception`, `strftime_now`, `{% generation %}`. As in transformers,
 `namespace` takes no underscored attributes and `dict` is not the class itself.
-`neuron.text.template_bounds` says what a template may use up; what is left out for
-that is `lipsum`, which makes text of any length and which no chat needs.
+`neuron.text.template_bounds` says what a template may use up. Left out for that is what
+makes or takes any amount, and what no chat needs: see `_LEFT_OUT`.
 """
 
 import datetime
@@ -23,9 +23,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from neuron.text import template_bounds as bounds
+from neuron.text import template_bounds as bounds, template_estimates as estimates
 
-_STR_TYPES: Final = (str, bytes)
+_LEFT_OUT: Final = frozenset(
+    ("lipsum", "pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+)
+"""Functions and filters of Jinja's own."""
+
+_NO_METHODS: Final = frozenset(("encode", "striptags", "to_bytes"))
+"""Of strings and numbers: without these there are no bytes to bound."""
 
 
 class RefusalError(jinja2.TemplateError):
@@ -49,20 +55,29 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         )
         self.filters["tojson"] = _tojson
         self.filters = {
-            name: _bounded_filter(name, function)
+            name: _guarded(name, function)
             for name, function in self.filters.items()
+            if name not in _LEFT_OUT
         }
-        del self.globals["lipsum"]
-        self.globals |= {
+        self.tests = {
+            name: _guarded(name, function) for name, function in self.tests.items()
+        }
+        self.globals = {
+            name: value for name, value in self.globals.items() if name not in _LEFT_OUT
+        } | {
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
             "namespace": _Namespace,
             "dict": _Dict(),
         }
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """As Jinja says, and nothing that makes bytes."""
+        return attr not in _NO_METHODS and super().is_safe_attribute(obj, attr, value)
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Intercepted, because these can make much of little."""
-        bounds.check_operator(operator, left, right)
+        estimates.check_operator(operator, left, right)
         return bounds.bounded(super().call_binop(context, operator, left, right))
 
     # Nameless parameters, because a template may name its arguments as it likes.
@@ -76,8 +91,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         bounds.tick()
         method = getattr(__obj, "__wrapped__", __obj)
         subject = getattr(method, "__self__", None)
-        if isinstance(subject, _STR_TYPES):
-            bounds.check_call(method.__name__, subject, [*args, *kwargs.values()])
+        if isinstance(subject, str):
+            args = tuple(_settled(args))
+            estimates.check_call(method.__name__, subject, [*args, *kwargs.values()])
         return bounds.bounded(super().call(__context, __obj, *args, **kwargs))
 
     def _generate(
@@ -122,6 +138,14 @@ class _Guard(NodeTransformer):
             return self._hook("bounded", [node], node.lineno)
         return node
 
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        sides = [node.expr, *(operand.expr for operand in node.ops)]
+        quick = any(isinstance(side, nodes.Const) for side in sides)
+        if quick and not any("in" in operand.op for operand in node.ops):
+            return node
+        return self._hook("bounded", [node], node.lineno)
+
     def _collection(self, node: nodes.Expr, items: list[nodes.Expr]) -> nodes.Node:
         self.generic_visit(node)
         if all(isinstance(item, nodes.Const) for item in items):
@@ -135,20 +159,25 @@ class _Guard(NodeTransformer):
         return call
 
 
-def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(name: str, function: Any) -> Callable[..., Any]:
     passed = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         bounds.tick()
-        given = list(args)
-        if len(given) > passed and isinstance(given[passed], Iterator):
-            given[passed] = list(given[passed])
+        given = _settled(args)
         subject, *others = given[passed:] or [""]
-        bounds.check_call(name, subject, [*others, *kwargs.values()])
+        estimates.check_call(name, subject, [*others, *kwargs.values()])
         return bounds.bounded(function(*given, **kwargs))
 
     return wrapper
+
+
+def _settled(arguments: Iterable[Any]) -> list[Any]:
+    """Generators as lists, which have a size."""
+    return [
+        list(value) if isinstance(value, Iterator) else value for value in arguments
+    ]
 
 
 class _GenerationBlock(Extension):

@@ -26,6 +26,8 @@ ENDLESS = {
     "shared tuples": doubling("1", "(ns.x, ns.x)"),
     "shared mappings": doubling("1", "{'a': ns.x, 'b': ns.x}"),
     "shared dicts": doubling("1", "dict(a=ns.x, b=ns.x)"),
+    "straight comparisons": "{% set s = 'a' * 9999999 %}{% set t = 'a' * 9999999 %}"
+    + "{{ s == t }}{{ 'ba' in s }}{{ s is in(t) }}" * 300,
     "shared batches": doubling("[1]", "([ns.x] * 2) | batch(1) | list"),
 }
 LARGE = {
@@ -58,6 +60,12 @@ LARGE = {
     "join": "{{ ('a' * 60000).join('b' * 60000) }}",
     "join filter": "{{ ('a' * 60000) | join('b' * 60000) }}",
     "join generator": "{{ range(3000) | map('string') | join('b' * 60000) }}",
+    "join range": "{{ range(60000) | join('b' * 60000) }}",
+    "join values": "{{ dict.fromkeys(range(3000), 1).values() | join('b' * 60000) }}",
+    "join method generator": "{{ ('b' * 60000).join(range(3000) | map('string')) }}",
+    "strip": "{{ ('a' * 60000).strip('b' * 60000) }}",
+    "sums of lists": "{{ range(2000) | batch(1) | sum(start=[]) }}",
+    "round": "{{ 1.5 | round(10 ** 9, 'ceil') }}",
     "translate": "{{ ('a' * 60000).translate({97: 'b' * 60000}) }}",
     "tabs": "{{ ('\\t' * 60000).expandtabs(60000) }}",
     "indent": "{{ ('\\n' * 60000) | indent(60000) }}",
@@ -65,7 +73,6 @@ LARGE = {
     "nested json": "{{ deep | tojson(indent=60000) }}",
     "json separators": "{{ (range(9999) | list) | tojson(separators=(s, s)) }}",
     "batches": "{{ [1] | batch(10 ** 9, 'x') | list }}",
-    "wraps": "{{ ('a b ' * 9999) | wordwrap(1, wrapstring='x' * 60000) }}",
     "constants": "{{ 'aaaaaaaaaaaaaaaa' | center(1000000000) | length }}",
 }
 

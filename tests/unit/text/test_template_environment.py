@@ -69,6 +69,9 @@ def test_namespaces_and_dicts() -> None:
         "{% include 'x' %}",
         "{{ lipsum() }}",
         "{{ range(10 ** 6) }}",
+        "{{ 'a'.encode('punycode') }}",
+        "{{ (1).to_bytes(10 ** 10, 'big') }}",
+        "{{ 'a' | wordwrap }}",
         "{{ raise_exception.__globals__.os }}",
     ],
 )
