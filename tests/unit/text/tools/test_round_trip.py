@@ -77,9 +77,10 @@ def test_calls_come_back(
     name, writer = WRITERS[layout]
     if layout == "qwen_xml":
         # No notation without quotes can hold what looks like its own end.
-        assume(not any(_AMBIGUOUS.search(f"{v}\n</parameter>\n")
-                       for _, values in calls for v in values.values()
-                       if isinstance(v, str) and "</" in v))  # fmt: skip
+        inside = [f"{value}\n</parameter>\n" if isinstance(value, str)
+                  else json.dumps(value, ensure_ascii=False)
+                  for _, values in calls for value in values.values()]  # fmt: skip
+        assume(not any(_AMBIGUOUS.search(text) for text in inside if "</" in text))
     text = writer(calls)
     reply = parse(_chunks(text, cuts), syntax(name), tools, whole_calls=whole)
     assert reply.parsed() == calls
