@@ -29,6 +29,7 @@ CACHED: Final = 32
 THREADS: Final = 2
 TIMEOUT: Final = 10.0
 """Seconds that compiling may take, waiting for a thread included."""
+_STACK: Final = 256 << 20
 _STATES: Final = 20_000
 """Of one grammar's lexer, at one to two kilobytes each."""
 
@@ -50,7 +51,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._made_tokenizer: LLTokenizer | None = None
         self._making_tokenizer = threading.Lock()
-        self._threads = ThreadPoolExecutor(THREADS, "grammar")
+        self._started_threads: ThreadPoolExecutor | None = None
 
     async def constraint(self, spec: GrammarSpec) -> "GrammarConstraint":
         """As `compile`, in a thread.
@@ -60,10 +61,10 @@ class GrammarCompiler:
         """
         if (known := self._known(spec.key())) is not None:
             return known
-        loop = asyncio.get_running_loop()
+        compiling = self._threads.submit(self._compile, spec)
         try:
             async with asyncio.timeout(TIMEOUT):
-                return await loop.run_in_executor(self._threads, self.compile, spec)
+                return await asyncio.wrap_future(compiling)
         except TimeoutError as error:
             raise GrammarError(
                 "", f"it cannot be compiled within {TIMEOUT:g} s"
@@ -76,19 +77,22 @@ class GrammarCompiler:
             GrammarError: the grammar is malformed, not supported, matches nothing or
                 is too large, or the model's tokenizer does not allow for any.
         """
-        key = spec.key()
-        if (known := self._known(key)) is not None:
+        if (known := self._known(spec.key())) is not None:
             return known
-        compiled = self._compile(spec)
-        with self._lock:
-            self._compiled[key] = compiled
-            while len(self._compiled) > CACHED:
-                self._compiled.popitem(last=False)
-            return compiled.fork()
+        return self._threads.submit(self._compile, spec).result()
 
     def close(self) -> None:
         """Let the threads end; what they are compiling nobody gets."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            if self._started_threads is not None:
+                self._started_threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._started_threads is None:
+                self._started_threads = _threads()
+            return self._started_threads
 
     def _known(self, key: str) -> "GrammarConstraint | None":
         with self._lock:
@@ -97,7 +101,26 @@ class GrammarCompiler:
             self._compiled.move_to_end(key)
             return self._compiled[key].fork()
 
+    def _compile_anew(self, key: str, source: str) -> "LLMatcher":
+        """For an output that the kept one has failed; nobody else is to get that."""
+        with self._lock:
+            self._compiled.pop(key, None)
+        return self._threads.submit(self._matcher, source).result()
+
+    # In one of the threads.
+
     def _compile(self, spec: GrammarSpec) -> "GrammarConstraint":
+        key = spec.key()
+        if (known := self._known(key)) is not None:
+            return known
+        compiled = self._compiled_now(spec, key)
+        with self._lock:
+            self._compiled[key] = compiled
+            while len(self._compiled) > CACHED:
+                self._compiled.popitem(last=False)
+            return compiled.fork()
+
+    def _compiled_now(self, spec: GrammarSpec, key: str) -> "GrammarConstraint":
         from neuron.text.grammar_match import ConstraintError, GrammarConstraint
         from neuron.text.grammar_source import explained, source_of
 
@@ -108,24 +131,16 @@ class GrammarCompiler:
         warnings = matcher.get_grammar_warnings()
         if warnings and not spec.lenient:
             raise GrammarError("", "; ".join(warnings))
-        compiled = GrammarConstraint(
-            matcher,
-            partial(self._compile_anew, spec.key(), source),
-            self._tokenizer.vocab_size,
-            frozenset(self._tokenizer.eos_tokens),
-        )
+        vocab = self._tokenizer.vocab_size
+        ends = frozenset(self._tokenizer.eos_tokens)
+        trial = partial(self._matcher, source)
         try:
             # Only now does a grammar show that no text at all follows it.
-            compiled.fork().mask()
+            GrammarConstraint(matcher.deep_copy(), trial, vocab, ends).mask()
         except ConstraintError as error:
             raise GrammarError("", "there is no text that satisfies it") from error
-        return compiled
-
-    def _compile_anew(self, key: str, source: str) -> "LLMatcher":
-        """For an output that the kept one has failed; nobody else is to get that."""
-        with self._lock:
-            self._compiled.pop(key, None)
-        return self._matcher(source)
+        anew = partial(self._compile_anew, key, source)
+        return GrammarConstraint(matcher, anew, vocab, ends)
 
     def _verdict(self, source: str) -> str:
         return self._matcher(source).get_error()
@@ -157,3 +172,21 @@ class GrammarCompiler:
             raise GrammarError(
                 "", f"this model's tokenizer does not allow for grammars: {error}"
             ) from error
+
+
+def _threads() -> ThreadPoolExecutor:
+    """With stacks as deep as a grammar of the longest kind is nested.
+
+    The compiler follows references by recursion; on a usual stack a chain of a thousand
+    ends the process. What is not touched takes no memory.
+    """
+    before = threading.stack_size(_STACK)
+    try:
+        threads = ThreadPoolExecutor(THREADS, "grammar")
+        # Each waits for the others, so that all of them begin now.
+        barrier = threading.Barrier(THREADS)
+        for _ in range(THREADS):
+            threads.submit(barrier.wait)
+    finally:
+        threading.stack_size(before)
+    return threads

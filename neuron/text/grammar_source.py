@@ -3,17 +3,20 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, Final
 
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
 from neuron.text.grammar_spec import GrammarError, GrammarSpec, with_options
-from neuron.text.schema_check import children, moved, pointed_at
+from neuron.text.schema_check import MAX_REGEX, children, moved, pointed_at
 
 _AT: Final = re.compile(r"^at (\d+)\((\d+)\): (.*)", re.DOTALL)
 _UNIMPLEMENTED: Final = re.compile(r"Unimplemented keys: (\[.*\])")
 _GBNF: Final = re.compile(r"^\s*[A-Za-z][\w-]*\s*::=", re.MULTILINE)
+_PATIENCE: Final = 1.0
+"""Seconds for finding the part of a schema that is at fault."""
 _INDENT: Final = 4
 """Of the regex that a parser's message shows."""
 
@@ -46,6 +49,8 @@ def _body(spec: GrammarSpec) -> dict[str, Any]:
     if not isinstance(text, str) or not text:
         raise GrammarError("", f"a {spec.kind} must be a string, and not an empty one")
     if spec.kind == "regex":
+        if len(text) > MAX_REGEX:
+            raise GrammarError("", f"it has more than {MAX_REGEX} characters")
         whole = json.loads(LLMatcher.grammar_from_regex(text))
         return {"lark_grammar": whole["grammars"][0]["lark_grammar"]}
     if _GBNF.search(text):
@@ -116,12 +121,15 @@ def _guilty(schema: Mapping[str, Any], message: str, verdict: Verdict) -> str:
         return _without_trail(verdict(source)) == _without_trail(message)
 
     place, part, passed = "#", schema, {"#"}
+    deadline = monotonic() + _PATIENCE
     while True:
         inner = [*children(place, part)]
         reference = part.get("$ref")
         if isinstance(reference, str) and reference.startswith("#/"):
             inner.append((reference, pointed_at(schema, reference)))
         for candidate, value in inner:
+            if monotonic() > deadline:
+                return place
             if isinstance(value, Mapping) and candidate not in passed:
                 passed.add(candidate)
                 if is_guilty(candidate):

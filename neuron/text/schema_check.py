@@ -6,11 +6,18 @@ silence, or accept and then never finish, is refused here, with its place.
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 Schema = Mapping[str, Any]
 
 MAX_DEPTH: Final = 96
 """Levels of nesting in a schema, values included."""
+
+MAX_REGEX: Final = 16 * 1024
+"""Longest regular expression, in characters: time grows with its square."""
+
+_PASSES: Final = 20
+"""How long a chain of references is looked through for one without end."""
 
 _ONE: Final = (
     "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames",
@@ -86,7 +93,7 @@ def pointed_at(root: Schema, pointer: object) -> object:
         return value
     if not (isinstance(pointer, str) and pointer.startswith("#/")):
         return None
-    for part in pointer.removeprefix("#/").split("/"):
+    for part in unquote(pointer).removeprefix("#/").split("/"):
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, Mapping) and key in value:
             value = value[key]
@@ -167,6 +174,10 @@ def _check_keywords(place: str, schema: Schema) -> None:
             f"{place}/nullable",
             'nullable is not supported: add "null" to type, or use anyOf',
         )
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str) and len(pattern) > MAX_REGEX:
+        text = f"it has more than {MAX_REGEX} characters"
+        raise SchemaProblem(f"{place}/pattern", text)
     least, required = schema.get("minProperties"), schema.get("required", ())
     known = len(set(required)) if isinstance(required, list) else 0
     if isinstance(least, int) and least - known > 1:
@@ -194,15 +205,16 @@ class _Finiteness:
         parts = [
             part for _, part in subschemas(self._root) if isinstance(part, Mapping)
         ]
-        known = -1
-        while known < len(self._finite):
+        for _ in range(_PASSES):
             known = len(self._finite)
             # Inner ones first: so nearly all is known after one pass.
             for part in reversed(parts):
                 if self._holds(part):
                     self._finite.add(id(part))
-        if not self._is_finite(self._root):
-            raise SchemaProblem("#", "it refers to itself without end")
+            if self._is_finite(self._root):
+                return
+            if len(self._finite) == known:
+                raise SchemaProblem("#", "it refers to itself without end")
 
     def _is_finite(self, part: object) -> bool:
         # Malformed ones are the compiler's to refuse.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from neuron.engines.base import Failed
-from neuron.engines.reference import scheduler
+from neuron.engines.reference import scheduler, sequence
 from neuron.engines.reference.cache import PAGE
 from neuron.engines.reference.engine import ReferenceEngine
 from tests.unit.reference.support import Output, Outputs, loaded, request
@@ -22,6 +22,7 @@ def small(long_folder: Path) -> Iterator[ReferenceEngine]:
         loaded(long_folder, slots=3, cache_tokens=10 * PAGE) as engine,
     ):
         patch.setattr(scheduler, "CHUNK", 24)
+        patch.setattr(sequence, "PIECE", 1)
         yield engine
 
 

@@ -180,7 +180,7 @@ SCHEMAS = st.recursive(leaves(), containers, max_leaves=4).map(nested)
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

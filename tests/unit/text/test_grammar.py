@@ -18,6 +18,7 @@ from neuron.models.bundled import bundled_root
 from neuron.text import grammar
 from neuron.text.grammar import GrammarCompiler, GrammarError, GrammarSpec, json_rule
 from neuron.text.grammar_match import ConstraintError, GrammarConstraint
+from neuron.text.tokenizer import TextTokenizer
 
 FOLDER = bundled_root() / "tinystories-15m"
 EOS = 2
@@ -105,6 +106,11 @@ MAY_THINK = GrammarSpec(
         (json_schema({"type": "string", "pattern": "b"}), '"abc"', True),
         (json_schema({"type": "integer"}), "1.0", False),
         (json_schema({"$defs": {"a": {"const": 1}}, "$ref": "#/$defs/a"}), "1", True),
+        (
+            json_schema({"$defs": {"a b": {"const": 1}}, "$ref": "#/$defs/a%20b"}),
+            "1",
+            True,
+        ),
         (GrammarSpec("regex", r"\d{3}|x"), "123", True),
         (GrammarSpec("regex", r"\d{3}|x"), "12", False),
         (GrammarSpec("regex", "a/b"), "a/b", True),
@@ -181,6 +187,18 @@ def test_ends_that_more_may_follow(
     assert {spellings.get(token) for token in allowed(constraint)} >= {None, b"a"}
     constraint.accept(EOS)
     assert constraint.is_finished()
+
+
+def test_byte_level_vocabulary(byte_level: TextTokenizer, tmp_path: Path) -> None:
+    byte_level._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    end = byte_level.encode("<|end|>", add_bos=False)
+    compiler = GrammarCompiler(tmp_path, end, 400)
+    constraint = compiler.compile(json_schema({"type": "string"}))
+    for token in byte_level.encode('"naïve 日本 dog"', add_bos=False):
+        assert token in allowed(constraint)
+        constraint.accept(token)
+    assert allowed(constraint) == {*end}
+    compiler.close()
 
 
 def test_several_end_tokens() -> None:
@@ -309,7 +327,8 @@ def test_the_schema_cannot_loosen_the_rules(compiler: GrammarCompiler) -> None:
         ),
         (GrammarSpec("json_schema", "{}"), "#", "must be a JSON object"),
         (GrammarSpec("json_schema", {"const": float("nan")}), "", "not JSON"),
-        (GrammarSpec("regex", "a" * 600_000), "", "600"),
+        (GrammarSpec("lark", "a" * 600_000), "", "600"),
+        (GrammarSpec("regex", "a" * 20_000), "", "more than 16384"),
     ],
 )
 def test_bad_grammar_is_refused(
@@ -326,6 +345,37 @@ def test_depth_is_bounded(compiler: GrammarCompiler) -> None:
         schema = {"items": schema}
     with pytest.raises(GrammarError, match="levels deep"):
         compiler.compile(json_schema(schema))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        json_schema(
+            {
+                "$defs": {
+                    "0": {"const": 1},
+                    **{str(i + 1): {"$ref": f"#/$defs/{i}"} for i in range(9000)},
+                },
+                "$ref": "#/$defs/9000",
+            }
+        ),
+        GrammarSpec(
+            "lark",
+            "\n".join(
+                [
+                    "start: r9000",
+                    'r0: "b"',
+                    *(f'r{i + 1}: "a" r{i}' for i in range(9000)),
+                ]
+            ),
+        ),
+    ],
+    ids=["schema", "lark"],
+)
+def test_long_chains_of_references(
+    compiler: GrammarCompiler, spec: GrammarSpec
+) -> None:
+    assert not compiler.compile(spec).may_end()
 
 
 def test_size_is_bounded(compiler: GrammarCompiler) -> None:
