@@ -84,6 +84,11 @@ class Admission:
     def queued(self) -> int:
         return self._line.queued
 
+    @property
+    def capacity(self) -> int:
+        """How many tickets there can be at once."""
+        return self._line.capacity
+
     def retry_after(self, priority: int = 0) -> float:
         """Seconds in which a newcomer of this class would have a slot.
 

@@ -56,6 +56,11 @@ class FairLine(Generic[P]):
     def queued(self) -> int:
         return len(self._waiting)
 
+    @property
+    def capacity(self) -> int:
+        """How many can be inside at once."""
+        return self.slots + self._max_queue
+
     def ahead_of(self, priority: int) -> int:
         """How many wait that a newcomer of this class does not pass."""
         return sum(place.priority >= priority for place in self._waiting)

@@ -54,14 +54,25 @@ class Inference:
                     self.unparsed_calls += exchange.account.unparsed_calls
 
     def _enter(self, exchange: Exchange, places: contextlib.ExitStack) -> list[Ticket]:
-        """A place in line for every choice, all at once or none."""
+        """A place in line for every choice, all at once or none.
+
+        Raises:
+            ApiError: 400, there will never be so many; 429 or 503 as of `Admission`.
+        """
+        wanted, capacity = exchange.body.total_choices, self._admission.capacity
+        if wanted > capacity:
+            raise ApiError(
+                400, f"n: {wanted} answers in all are more than the {capacity} that"
+                " this model takes at once, those waiting included",
+                code="invalid_request_body", param="n",
+            )  # fmt: skip
         sent = exchange.request.headers
         caller, priority = headers.caller(sent), headers.priority(sent)
         return [
             places.enter_context(
                 self._admission.enter(caller=caller, priority=priority)
             )
-            for _ in range(exchange.body.total_choices)
+            for _ in range(wanted)
         ]
 
     async def _whole(self, exchange: Exchange, choices: Choices) -> web.Response:

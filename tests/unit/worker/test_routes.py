@@ -369,6 +369,14 @@ async def test_a_client_that_leaves_the_line_frees_its_place(start: Start) -> No
         assert status == 200
 
 
+async def test_more_answers_than_ever_fit_are_refused_for_good(start: Start) -> None:
+    async with start("x", slots=1, max_queue=2) as worker:
+        status, answer = await worker.chat(n=4)
+        assert (status, answer["error"]["param"]) == (400, "n")
+        assert (await worker.chat(n=3))[0] == 200
+        assert (worker.admission.running, worker.admission.queued) == (0, 0)
+
+
 async def test_callers_and_classes_named_in_headers_decide_who_waits(
     start: Start,
 ) -> None:
