@@ -10,8 +10,6 @@ from neuron.text.events import (
     OutputEvent,
     ReasoningDelta,
     ToolArgumentsDelta,
-    ToolCallEnded,
-    ToolCallStarted,
 )
 from neuron.text.reader import Reader, Waiting
 from neuron.text.reasoning import ReasoningSyntax, read_reasoning, recognise_reasoning
@@ -20,18 +18,6 @@ from neuron.text.tools.calls import CallSink, NotACallError
 from neuron.text.tools.format import ToolFormat
 from neuron.text.tools.recognition import recognise_tools
 from neuron.text.tools.spec import ToolSpec
-
-__all__ = [
-    "ContentDelta",
-    "OutputEvent",
-    "OutputParser",
-    "OutputSyntax",
-    "ReasoningDelta",
-    "ToolArgumentsDelta",
-    "ToolCallEnded",
-    "ToolCallStarted",
-    "recognise",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +161,7 @@ class OutputParser:
                 self._reader.take(1)
             broken = self._sink.abandon()
             text = self._reader.since_mark()
-            self.unparsed_calls += broken or (self._sink.sure and not text.isspace())
+            self.unparsed_calls += broken or (self._sink.sure and text.strip() != "")
             self._events.content(text)
             return False
         yield from self._reader.skip_space()

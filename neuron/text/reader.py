@@ -109,6 +109,8 @@ class Reader:
     ) -> Waiting[str]:
         """Pass text to `out` as far as it is certain, up to the first of `ends`.
 
+        The mark moves along.
+
         Returns:
             The one found, which is not read; empty where the text ended without.
         """
@@ -116,9 +118,11 @@ class Reader:
             rest = self._text[self._at :]
             if found := _first(rest, ends):
                 out(self.take(found[0]))
+                self.mark()
                 return found[1]
             held = 0 if self._closed else _held(rest, ends)
             out(self.take(len(rest) - held))
+            self.mark()
             if self._closed:
                 return ""
             yield

@@ -34,8 +34,9 @@ def coerce(text: str, types: tuple[str, ...]) -> str:
     caller's schema says about it is the caller's to say.
     """
     plain = text.strip()
-    if plain.lower() in _NULLS and ("null" in types or "string" not in types):
-        return "null" if types else json.dumps(text, ensure_ascii=False)
+    may_be_null = "null" in types or (types and "string" not in types)
+    if may_be_null and plain.lower() in _NULLS:
+        return "null"
     for type_ in types:
         if (value := _as_type(plain, type_)) is not None:
             return value

@@ -62,7 +62,8 @@ def _call(lark: Lark, tool: ToolSpec) -> str:
 def _parameter(lark: Lark, tool: ToolSpec, key: str, schema: object) -> str:
     head = lark.text(f"{PARAMETER}{key}>\n")
     tail = f"\n{PARAMETER_END}\n"
-    if types_of(schema, tool.parameters) in ((), ("string",)):
+    types = types_of(schema, tool.parameters)
+    if not types or "string" in types:
         return f"{head} {_text(lark, schema, tail)}"
     return f"{head} {lark.json(property_schema(tool, key))} {lark.text(tail)}"
 

@@ -180,11 +180,16 @@ def test_python_is_constrained_to_values_that_are_json(root: Path) -> None:
 
 
 def test_tags_hold_text_without_quotes(root: Path) -> None:
-    write = ToolSpec("write", "", schema({"text": {"type": "string"}, "n": DAYS}))
+    either = {"type": ["string", "null"]}
+    write = ToolSpec(
+        "write", "", schema({"text": {"type": "string"}, "n": DAYS, "to": either})
+    )
     of = model(root, TOKENS["qwen_xml"])
     spec = constraint_for(of.syntax("qwen_xml"), [write], "required")
     assert spec is not None
-    text = WRITERS["qwen_xml"][1]([("write", {"text": 'a "b"\n</p> é', "n": 1})])
+    text = WRITERS["qwen_xml"][1]([
+        ("write", {"text": 'a "b"\n</p> é', "n": 1, "to": "me"})
+    ])  # fmt: skip
     assert accepts(of.compiler.compile(spec), of.text.encode(text, add_bos=False))
 
 
