@@ -89,7 +89,8 @@ class Exchange:
             opening = format_.opening()
             yield self._chunk([opening]) if opening else sse.comment("started")
         if delta := generation.taken():
-            yield self._chunk([format_.part(delta)])
+            for part in format_.parts(delta):
+                yield self._chunk([part])
         if delta.finish_reason is not None:
             self._ended.add(prepared.index)
             yield self._end(format_.end(delta.finish_reason))

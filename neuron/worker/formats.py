@@ -1,7 +1,7 @@
 """Answers in OpenAI's shapes: chat and text completions, whole and in chunks."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Protocol
 
 from neuron.text.detokenizer import Detokenizer
@@ -22,8 +22,8 @@ class Format(Protocol):
     def opening(self) -> dict[str, Any] | None:
         """The choice that begins a stream, before any text."""
 
-    def part(self, delta: Delta) -> dict[str, Any]:
-        """A choice with more text."""
+    def parts(self, delta: Delta) -> list[dict[str, Any]]:
+        """Choices with more of the answer, each for a chunk of its own."""
 
     def end(self, reason: FinishReason) -> dict[str, Any]:
         """The choice that ends a stream."""
@@ -94,17 +94,21 @@ class ChatFormat:
     def opening(self) -> dict[str, Any] | None:
         return self._choice({"role": "assistant", "content": ""})
 
-    def part(self, delta: Delta) -> dict[str, Any]:
+    def parts(self, delta: Delta) -> list[dict[str, Any]]:
         told: dict[str, Any] = {}
         if delta.reasoning:
             told["reasoning_content"] = delta.reasoning
         if delta.text:
             told["content"] = delta.text
-        if delta.calls:
-            told["tool_calls"] = [
-                {"index": call.index, **_call(call)} for call in delta.calls
-            ]
-        return self._choice(told, delta.tokens)
+        # The name comes first, however much of the arguments there is already.
+        started = [replace(c, arguments="") for c in delta.calls if c.name is not None]
+        more = [replace(c, name=None) for c in delta.calls if c.arguments]
+        if started:
+            told["tool_calls"] = _calls(started)
+        parts = [self._choice(told, delta.tokens)] if told or delta.tokens else []
+        if more:
+            parts.append(self._choice({"tool_calls": _calls(more)}))
+        return parts
 
     def end(self, reason: FinishReason) -> dict[str, Any]:
         return self._choice({}, reason=reason)
@@ -160,6 +164,10 @@ class ChatFormat:
         }
 
 
+def _calls(calls: list[CallDelta]) -> list[dict[str, Any]]:
+    return [{"index": call.index, **_call(call)} for call in calls]
+
+
 def _call(call: CallDelta) -> dict[str, Any]:
     """A whole call or its beginning, where it has a name; else more of it."""
     if call.name is None:
@@ -186,8 +194,8 @@ class CompletionFormat:
     def opening(self) -> dict[str, Any] | None:
         return None
 
-    def part(self, delta: Delta) -> dict[str, Any]:
-        return self._choice(delta.text, delta.tokens, None)
+    def parts(self, delta: Delta) -> list[dict[str, Any]]:
+        return [self._choice(delta.text, delta.tokens, None)]
 
     def end(self, reason: FinishReason) -> dict[str, Any]:
         return self._choice("", [], reason)

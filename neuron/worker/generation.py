@@ -16,9 +16,10 @@ from neuron.engines.base import (
     PromptLogprobs,
     Started,
     TokenEvent,
+    TokenLogprobs,
 )
 from neuron.text.tokenizer import TextTokenizer
-from neuron.worker.reply import Delta, FinishReason, Reply, ReplyShape, ScoredToken
+from neuron.worker.reply import Delta, FinishReason, Reply, ReplyShape
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,14 @@ class Generation:
         self.prefilled = 0
         self.finish_reason: FinishReason | None = None
         self.error: EngineError | None = None
-        self._prompt = [ScoredToken(request.prompt_ids[0], None)]
+        self._prompt_scores: list[TokenLogprobs | None] = [None]
         self._on_news = on_news
         self._on_end = on_end
         self._ended = asyncio.Event()
         if request.prompt_logprobs is None:
-            self.reply.echo(())
+            self.reply.echo()
+        else:
+            self._echo_if_scored()
 
     @property
     def over(self) -> bool:
@@ -109,10 +112,13 @@ class Generation:
         self.accept([Failed(self.request.id, error)])
 
     def _score(self, event: PromptLogprobs) -> None:
-        self._prompt += map(ScoredToken, event.token_ids, event.logprobs)
-        if len(self._prompt) == len(self.request.prompt_ids):
-            self.reply.echo(self._prompt)
-            self._on_news()
+        self._prompt_scores += event.logprobs
+        self._echo_if_scored()
+        self._on_news()
+
+    def _echo_if_scored(self) -> None:
+        if len(self._prompt_scores) == len(self.request.prompt_ids):
+            self.reply.echo(self.request.prompt_ids, self._prompt_scores)
 
     def _take(self, event: TokenEvent) -> None:
         if self.times.first_token is None:

@@ -93,6 +93,7 @@ class Reply:
         """It is over, whatever more the engine says."""
         self.calls = 0
         self._shape = shape
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(
             tokenizer, prompt, visible=shape.syntax.visible_tokens | shape.visible
         )
@@ -115,11 +116,17 @@ class Reply:
     def unparsed_calls(self) -> int:
         return self._parser.unparsed_calls
 
-    def echo(self, scored: Sequence[ScoredToken]) -> None:
-        """The prompt comes first, where it is wanted."""
-        if self._shape.echo is not None:
-            self._text.append(self._shape.echo)
-            self._scored += [(0, token) for token in scored]
+    def echo(
+        self, ids: Sequence[int] = (), scores: Sequence[TokenLogprobs | None] = ()
+    ) -> None:
+        """The prompt comes first, where it is wanted; `ids` as far as scored."""
+        if self._shape.echo is None:
+            return
+        self._text.append(self._shape.echo)
+        spell = Detokenizer(self._tokenizer, visible=self._shape.visible).feed
+        for token_id, score in zip(ids, scores, strict=True):
+            token = ScoredToken(token_id, score, len(spell(token_id)))
+            self._scored.append((0, token))
 
     def take(self, event: TokenEvent, *, silent: bool) -> None:
         """One more token; a `silent` one, such as the end, only counts."""

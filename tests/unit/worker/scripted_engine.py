@@ -16,6 +16,7 @@ from neuron.engines.base import (
     LoadSpec,
     PrefillProgress,
     ProgressCallback,
+    PromptLogprobs,
     Started,
     TokenEvent,
     TokenLogprobs,
@@ -62,7 +63,7 @@ class ScriptedEngine:
         self._tokens: dict[str, list[int]] = {}
         self._requests: dict[str, GenerationRequest] = {}
         self._started: set[str] = set()
-        self._counts = EngineStats()
+        self.seen: list[GenerationRequest] = []
         self.threads: set[int] = set()
         self.steps = 0
         self.cancelled: list[str] = []
@@ -105,6 +106,7 @@ class ScriptedEngine:
         self.threads.add(threading.get_ident())
         if self.refuse is not None:
             raise self.refuse
+        self.seen.append(request)
         self._requests[request.id] = request
         self._tokens[request.id] = list(self._script(request))
 
@@ -135,7 +137,16 @@ class ScriptedEngine:
         total = len(request.prompt_ids)
         if request_id not in self._started:
             self._started.add(request_id)
-            return [Started(request_id, 1), PrefillProgress(request_id, total, total)]
+            begin: list[EngineEvent] = [
+                Started(request_id, 1),
+                PrefillProgress(request_id, total, total),
+            ]
+            if request.prompt_logprobs is not None:
+                begin.append(_scored_prompt(request))
+            if not request.max_new_tokens:
+                begin.append(Finished(request_id, "length"))
+                self._forget(request_id)
+            return begin
         tokens = self._tokens[request_id]
         token = tokens.pop(0)
         scores = None
@@ -159,3 +170,9 @@ class ScriptedEngine:
 
     def unload(self) -> None:
         self.unloaded = True
+
+
+def _scored_prompt(request: GenerationRequest) -> PromptLogprobs:
+    ids = request.prompt_ids[1:]
+    scores = [TokenLogprobs(-0.25, ((token, -0.25),)) for token in ids]
+    return PromptLogprobs(request.id, 1, ids, tuple(scores))

@@ -81,3 +81,15 @@ async def test_a_failure_is_raised(tokenizer: TextTokenizer) -> None:
     assert ended == [1]
     with pytest.raises(EngineError, match="gone"):
         await made.ended()
+
+
+async def test_one_token_prompts_have_nothing_to_score(
+    tokenizer: TextTokenizer,
+) -> None:
+    request = GenerationRequest("a", (7,), max_new_tokens=0, prompt_logprobs=0)
+    made = Generation(
+        request, ReplyShape(echo=" upon"), tokenizer, Times(arrived=0),
+        on_news=lambda: None, on_end=lambda: None,
+    )  # fmt: skip
+    made.accept([Finished("a", "length")])
+    assert made.taken().text == " upon"
