@@ -1,10 +1,12 @@
 """Fixtures for every test."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
 
+from tests.support import smollm2 as smollm2_model
 from tests.support.processes import Home, temporary_home
 
 
@@ -23,3 +25,12 @@ def home() -> Iterator[Home]:
     """A user's folders, empty at first."""
     with temporary_home() as temporary:
         yield temporary
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Folder of a real chat model as EXL2; skips where it cannot be fetched.
+
+    Tests that use it may be the first, and need `smollm2_model.IMPORT_TIMEOUT_S`.
+    """
+    return smollm2_model.exl2_folder()

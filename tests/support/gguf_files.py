@@ -86,10 +86,14 @@ def metadata_of(model: TinyModel) -> Metadata:
 
 
 def tensors_of(model: TinyModel) -> Tensors:
-    """Its tensors under GGUF's names, rows of queries and keys as llama has them."""
+    """Its tensors under GGUF's names, rows of queries and keys as llama has them.
+
+    Vectors are float32, without which llama.cpp does not run.
+    """
     config = model.config
-    found: Tensors = {}
-    for name, tensor in tensors(model).items():
+    found: dict[str, NDArray[Any]] = {}
+    for name, half in tensors(model).items():
+        tensor = half.astype(np.float32) if half.ndim == 1 else half
         key, _, part = name.rpartition(".")
         if key in _NAMES:
             found[f"{_NAMES[key]}.{part}"] = tensor
@@ -100,8 +104,9 @@ def tensors_of(model: TinyModel) -> Tensors:
             "self_attn.k_proj": config["num_key_value_heads"],
         }.get(inner)
         if heads and _ARCHITECTURES[config["architectures"][0]] == "llama":
-            tensor = interleaved(tensor, heads)
-        found[f"blk.{layer}.{_NAMES[inner]}.{part}"] = tensor
+            found[f"blk.{layer}.{_NAMES[inner]}.{part}"] = interleaved(tensor, heads)
+        else:
+            found[f"blk.{layer}.{_NAMES[inner]}.{part}"] = tensor
     if _rope(config).get("rope_type") == "llama3":
         found["rope_freqs.weight"] = divisors(_rope(config), config["head_dim"])
     return found
