@@ -106,5 +106,6 @@ class NodeWatcher:
         self._seq = event.seq
         if event.model is not None:
             self._sink.model_changed(self.node, event.model)
-        if not in_order:
+        # An event of no model is the node's own: what it has on disk may have changed.
+        if event.model is None or not in_order:
             await self.refresh_models()

@@ -143,8 +143,16 @@ class FakeNeuron:
         self.models[model] = self.models[model].model_copy(
             update={"state": state, "error": error, "progress": progress}
         )
+        self._tell(self.models[model])
+
+    def put_on_disk(self, model: str) -> None:
+        """A new model folder, told as a neuron tells it: of no model by name."""
+        self.models[model] = Model(id=model, state=ModelState.UNLOADED, weight_bytes=1)
+        self._tell(None)
+
+    def _tell(self, model: Model | None) -> None:
         self._seq += 1
-        event = Event(seq=self._seq, time=time.time(), model=self.models[model])
+        event = Event(seq=self._seq, time=time.time(), model=model)
         for queue in self._events:
             queue.put_nowait(event)
 

@@ -53,6 +53,18 @@ async def test_models_are_merged_over_all_neurons(home: Home) -> None:
         assert "available: both, org/only-a" in error["message"]
 
 
+async def test_a_model_that_appears_on_a_disk_is_listed(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.set_state("m", ModelState.READY)  # the events come one by one from here
+        await until(lambda: [m.id for m in client.snapshot().models] == ["m"])
+        fake.put_on_disk("org/new")
+        await until(lambda: len(client.snapshot().models) == 2)
+        assert (await client.get("/v1/models/org/new"))["loaded"] is False
+
+
 async def test_silence_is_debounced_and_recovered_from(home: Home) -> None:
     async with (
         FakeNeuron.with_models("m").serving() as a,
