@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from neuron.text.output import OutputSyntax
+from neuron.text.reader import Reader, Waiting
 from neuron.text.reasoning import ReasoningSyntax, opens_reasoning
+from neuron.text.tools.calls import CallSink, NotACallError
+from neuron.text.tools.hermes import Hermes
 from neuron.text.tools.spec import ToolSpec
 from tests.unit.text.tools.support import BY_NAME, THINK, Reply, parse, syntax
 
@@ -274,7 +277,7 @@ def test_a_prompt_may_open_the_thought(prompt: str, opened: bool) -> None:
             id="JSON within text",
         ),
         pytest.param(
-            "pythonic", "<|python_start|>[f(a=-1.5e3, b=[True, None])]<|python_end|>",
+            "pythonic", "<|python_start|>[f(a=-1.5e3, b=[True, None],)]<|python_end|>",
             [("start", 0, "f"), [0, '{"a": -1.5e3, "b": [true, null]}'],
              ("end", 0, True)],
             0, id="python between markers",
@@ -347,6 +350,48 @@ def test_a_broken_call_is_text_where_calls_are_passed_on_whole() -> None:
     assert streamed.content == "oops}}</tool_call>"
     assert whole.merged == [["content", text]]
     assert streamed.unparsed == whole.unparsed == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", '<tool_call>{"name": "", "arguments": {}}</tool_call>'),
+        ("hermes", "<tool_call>{}</tool_call>"),
+        ("hermes", "<tool_call>oops</tool_call>"),
+        ("hermes", '<tool_call>{"name": "f", "name": "g"}</tool_call>'),
+        ("hermes", '<tool_call>{"arguments": {}, "arguments": {}, "name": "f"}'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": "oops"}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": "[1]"}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "\\d"}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "\\u00x0"}}'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": 01}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": 1,}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a" 1}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "\\ud83d", "arguments": {}}</tool_call>'),
+        ("qwen_xml", "<tool_call><function=></function></tool_call>"),
+        ("qwen_xml", "<tool_call><function=f>a=1</function></tool_call>"),
+        ("qwen_xml", "<function=f><parameter=a>1</parameter><parameter=a></function>"),
+        ("pythonic", "[f(a=1, a=2)]"),
+        ("pythonic", "[f(a=b)]"),
+        ("mistral", "[TOOL_CALLS]f[ARGS][]"),
+        ("deepseek_v31", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>1"),
+        ("deepseek_v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n[]```"),
+    ],
+)  # fmt: skip
+def test_what_is_broken_comes_out_as_written(name: str, text: str) -> None:
+    reply = _parse(text, name, range(len(text)), whole=True)
+    assert reply.merged == [["content", text]]
+    assert reply.unparsed == 1
+
+
+def test_a_format_that_reads_nothing_gets_no_second_try() -> None:
+    class Picky(Hermes):
+        def read(self, reader: Reader, sink: CallSink) -> Waiting[None]:
+            yield from reader.sees("never")
+            raise NotACallError
+
+    text = "<tool_call><tool_call>"
+    assert parse([text], OutputSyntax(None, Picky()), TOOLS).content == text
 
 
 def test_without_tools_what_looks_like_a_call_is_text() -> None:

@@ -193,6 +193,18 @@ def test_tags_hold_text_without_quotes(root: Path) -> None:
     assert accepts(of.compiler.compile(spec), of.text.encode(text, add_bos=False))
 
 
+def test_tags_hold_only_the_listed_values(root: Path) -> None:
+    unit = {"unit": {"type": "string", "enum": ["C", "F"]}, "v": {"const": "x"}}
+    of = model(root, TOKENS["qwen_xml"])
+    tools = [ToolSpec("f", "", schema(unit, "unit", "v"))]
+    spec = constraint_for(of.syntax("qwen_xml"), tools, "required")
+    assert spec is not None
+    for value, fits in [("C", True), ("K", False)]:
+        text = WRITERS["qwen_xml"][1]([("f", {"unit": value, "v": "x"})])
+        ids = of.text.encode(text, add_bos=False)
+        assert accepts(of.compiler.compile(spec), ids) is fits
+
+
 @pytest.mark.parametrize("layout", WRITERS)
 def test_a_named_tool_is_called_once(layout: str, root: Path) -> None:
     of = model(root, TOKENS.get(layout, ()))
