@@ -46,7 +46,7 @@ def plain_distribution(logits: list[float], params: SamplingParams) -> dict[int,
     for token in order:
         kept.append(token)
         mass += weights[token] / total
-        if mass >= params.top_p:
+        if params.top_p < 1 and mass >= params.top_p:  # 1 keeps all, however rounded
             break
     best = max(weights.values())
     kept = [token for token in kept if weights[token] >= params.min_p * best]
