@@ -4,6 +4,7 @@ A neuron trusts whoever reaches it, so a gateway sets them itself and lets no cl
 own copies through.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,6 +19,7 @@ PRIORITY: Final = "X-Cortex-Priority"
 ADMISSION: Final = (CALLER, PRIORITY)
 MAX_PRIORITY: Final = 1000
 _MAX_CALLER: Final = 128
+_WHOLE: Final = re.compile(r"-?[0-9]{1,4}")
 
 
 def caller_value(name: str) -> str:
@@ -38,11 +40,7 @@ def priority(headers: Mapping[str, str]) -> int:
         ApiError: 400, it is not a whole number, or beyond `MAX_PRIORITY`.
     """
     text = headers.get(PRIORITY, "0")
-    try:
-        value = int(text[:20])
-    except ValueError:
-        value = MAX_PRIORITY + 1
-    if abs(value) > MAX_PRIORITY:
+    if not _WHOLE.fullmatch(text) or abs(int(text)) > MAX_PRIORITY:
         raise ApiError(
             400,
             f"{PRIORITY}: should be a whole number from {-MAX_PRIORITY} to"
@@ -50,4 +48,4 @@ def priority(headers: Mapping[str, str]) -> int:
             code="invalid_header",
             param=PRIORITY,
         )
-    return value
+    return int(text)

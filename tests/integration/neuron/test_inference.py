@@ -146,4 +146,6 @@ def test_metrics_say_what_health_says(shared: Neuron) -> None:
     assert f'neuron_model_in_flight{{model="{MODEL}"}}' in page
     assert f'neuron_model_memory_bytes{{model="{MODEL}"}}' in page
     assert "neuron_uptime_seconds" in page
+    waits = f'neuron_model_queue_wait_seconds_bucket{{le="60.0",model="{MODEL}"}}'
+    assert waits in page
     assert f'neuron_model_loads_total{{model="{MODEL}"}} 1.0' in page

@@ -21,7 +21,9 @@ def test_nobody_named_is_nobody_of_class_zero() -> None:
     assert headers.priority({headers.PRIORITY: "-3"}) == -3
 
 
-@pytest.mark.parametrize("text", ["", "high", "1.5", "1001", "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "high", "1.5", "1001", "9" * 5000, "\u0661", "1\n"]
+)
 def test_a_class_that_is_none_is_refused_by_name(text: str) -> None:
     with pytest.raises(ApiError) as refusal:
         headers.priority({headers.PRIORITY: text})

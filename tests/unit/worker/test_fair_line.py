@@ -1,6 +1,7 @@
 """The rules by which slots and places in line are given away."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -15,6 +16,10 @@ from hypothesis.stateful import (
 from neuron.worker.fair_line import FairLine, LineFullError, Place
 
 CALLERS = "abc"
+
+
+def _is_used(machine: Any) -> bool:
+    return bool(machine.inside)
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -54,7 +59,7 @@ class Interleavings(RuleBasedStateMachine):
             assert victim.priority <= priority
             self.inside.remove(victim)
 
-    @precondition(lambda self: self.inside)
+    @precondition(_is_used)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         place = data.draw(st.sampled_from(self.inside))
