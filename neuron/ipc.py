@@ -80,6 +80,8 @@ class Stats(Wire):
     and how many later."""
     queue_waited_s: float = 0
     """Sum of all those waits."""
+    unparsed_calls: int = 0
+    """Calls of tools that were none, since the worker's start."""
     busy: bool = False
     steps: int | None = None
     """Unknown, like what follows, before the model is loaded."""

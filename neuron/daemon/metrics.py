@@ -79,6 +79,7 @@ class _Snapshot(Collector):
         yield from _gauges("neuron_device_", "device", _OF_DEVICE, devices)
         yield _rejections(health.models)
         yield _queue_waits(health.models)
+        yield _unparsed_calls(health.models)
         for name, values in self._counts.items():
             counter = CounterMetricFamily(
                 f"neuron_model_{name}", _COUNTER_HELP[name], labels=["model"]
@@ -114,6 +115,17 @@ def _rejections(loads: Iterable[ModelLoad]) -> Metric:
     for load in loads:
         for reason, count in load.rejections.items():
             counter.add_metric([load.id, reason], count)
+    return counter
+
+
+def _unparsed_calls(loads: Iterable[ModelLoad]) -> Metric:
+    counter = CounterMetricFamily(
+        "neuron_model_unparsed_tool_calls",
+        "Tool calls that the running worker could not parse and passed on as text.",
+        labels=["model"],
+    )
+    for load in loads:
+        counter.add_metric([load.id], load.unparsed_calls)
     return counter
 
 

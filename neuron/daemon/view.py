@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from neuron.daemon.catalogue import Entry
 from neuron.daemon.instance import Instance
 from neuron.ipc import QUEUE_WAIT_BOUNDS_S
 from neuron.protocol.types import Model, ModelLoad, ModelState, Servable
+
+if TYPE_CHECKING:
+    from neuron.models.info import ModelInfo
 
 _MIB: Final = 1024 * 1024
 
@@ -26,12 +29,20 @@ def model(entry: Entry, instance: Instance | None, memory: int | None) -> Model:
         view.context = info.context
         view.weight_bytes = info.weight_bytes
         view.kv_bytes_per_token = info.kv_bytes_per_token
-        view.capabilities = ["completions", "chat", "logprobs"]
-        if info.has_chat_template:
-            view.capabilities.append("chat_template")
+        view.capabilities = _capabilities(info)
     if instance is not None:
         _describe(view, instance, memory)
     return view
+
+
+def _capabilities(info: "ModelInfo") -> list[str]:
+    """What requests may ask of it, whichever engine serves it."""
+    known = ["completions", "chat", "logprobs", "structured_output"]
+    if info.has_chat_template:
+        known += ["chat_template", "tools"]
+    if info.thinks:
+        known.append("reasoning")
+    return known
 
 
 def _describe(view: Model, instance: Instance, memory: int | None) -> None:
@@ -65,6 +76,7 @@ def load(instance: Instance) -> ModelLoad:
         view.rejections = stats.rejections
         view.queue_waits = _cumulative(stats.queue_waits)
         view.queue_waited_s = stats.queue_waited_s
+        view.unparsed_calls = stats.unparsed_calls
         view.kv_pages_used = stats.kv_pages_used
         view.kv_pages_total = stats.kv_pages_total
         view.decode_tok_s = stats.decode_tok_s

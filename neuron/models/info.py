@@ -34,6 +34,8 @@ class ModelInfo:
     """generation_config.json's over config.json's; all of them, not only the first."""
     bos_id: int | None
     has_chat_template: bool
+    thinks: bool = False
+    """Whether its chat template knows thoughts before answers."""
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -1,6 +1,8 @@
 """Finding out what a model folder holds, from JSON files and headers alone."""
 
+import json
 import os
+import re
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
@@ -31,6 +33,11 @@ _PARTS: Final = (
     "g_idx",
 )
 """What a quantized layer takes on disk, its bias aside."""
+_THOUGHT: Final = re.compile(
+    r"</?(seed:)?(think|thinking|thought|reasoning)>|\[/?THINK\]"
+    r"|<\|(START|END)_THINKING\|>|<\|(begin|end)_of_thought\|>"
+)
+"""How models mark what they think; `neuron.text.reasoning` reads the same."""
 
 
 def inspect_model(path: Path, model_id: str) -> ModelInfo:
@@ -55,6 +62,7 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
         raise ModelError(path, f"cannot be read: {error}") from None
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kind = _format(tensors)
+    template = _chat_template(path, tokenizer)
     bos = generation.ids("bos_token_id") or config.ids("bos_token_id")
     return ModelInfo(
         id=model_id,
@@ -74,7 +82,8 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
         weight_bytes=sum(spec.nbytes for spec in tensors.specs.values()),
         eos_ids=generation.ids("eos_token_id") or config.ids("eos_token_id"),
         bos_id=bos[0] if bos else None,
-        has_chat_template=_has_chat_template(path, tokenizer),
+        has_chat_template=bool(template),
+        thinks=_THOUGHT.search(template) is not None,
     )
 
 
@@ -87,11 +96,20 @@ def _architecture(config: Settings) -> str:
     return names[0]
 
 
-def _has_chat_template(path: Path, tokenizer: Settings) -> bool:
-    files = ("chat_template.jinja", "chat_template.json")
-    return bool(tokenizer.get("chat_template")) or any(
-        os.path.isfile(path / name) for name in files
-    )
+def _chat_template(path: Path, tokenizer: Settings) -> str:
+    """All that is written of templates, in whichever form; empty where there is none.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    for name in ("chat_template.jinja", "chat_template.json"):
+        if os.path.isfile(file := path / name):
+            try:
+                return file.read_text(encoding="utf-8", errors="replace")
+            except OSError as error:
+                raise ModelError(file, f"cannot be read: {error.strerror}") from error
+    template = tokenizer.get("chat_template")
+    return json.dumps(template, ensure_ascii=False) if template else ""
 
 
 def _format(tensors: TensorDirectory) -> Format:

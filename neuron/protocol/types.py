@@ -95,6 +95,8 @@ class ModelLoad(Wire):
     """Requests that got a slot within so many seconds, `"+Inf"` for all of them."""
     queue_waited_s: float = 0
     """Sum of all those waits."""
+    unparsed_calls: int = 0
+    """Tool calls that could not be parsed and went out as text, since then."""
     slots: int | None = None
     kv_pages_used: int | None = None
     kv_pages_total: int | None = None

@@ -6,9 +6,7 @@ from neuron.text.reasoning import ReasoningSyntax
 class ThoughtTracker:
     """Follows a reply's text as `read_reasoning` would, and only says where it is."""
 
-    def __init__(
-        self, syntax: ReasoningSyntax | None, *, inside: bool = False
-    ) -> None:
+    def __init__(self, syntax: ReasoningSyntax | None, *, inside: bool = False) -> None:
         """
         Args:
             syntax: None for a model that does not think: nothing is inside a thought.

@@ -15,18 +15,22 @@ from neuron.worker.exchange import Exchange
 from neuron.worker.formats import TokenWords
 from neuron.worker.preparation import Body, prepare
 from neuron.worker.prompts import ServedModel
+from neuron.worker.vitals import Tally
 
 
 class Inference:
     """Answers generation requests with one loaded model."""
 
     def __init__(
-        self, model: ServedModel, host: EngineHost, admission: Admission
+        self,
+        model: ServedModel,
+        host: EngineHost,
+        admission: Admission,
+        tally: Tally,
     ) -> None:
-        self.unparsed_calls = 0
-        """Calls of tools that were none, so far."""
         self._model = model
         self._admission = admission
+        self._tally = tally
         self._runner = Runner(host, model.tokenizer)
         self._words = TokenWords(model.tokenizer)
 
@@ -51,7 +55,7 @@ class Inference:
                 try:
                     return await answer(exchange, choices)
                 finally:
-                    self.unparsed_calls += exchange.account.unparsed_calls
+                    self._tally.unparsed_calls += exchange.account.unparsed_calls
 
     def _enter(self, exchange: Exchange, places: contextlib.ExitStack) -> list[Ticket]:
         """A place in line for every choice, all at once or none.

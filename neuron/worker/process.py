@@ -34,7 +34,7 @@ from neuron.worker.link import Reporter, follow
 from neuron.worker.prompts import ServedModel
 from neuron.worker.routes import WorkerApi
 from neuron.worker.sampling import model_defaults
-from neuron.worker.vitals import Vitals, rss_bytes
+from neuron.worker.vitals import Tally, Vitals, rss_bytes
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class _Worker:
         self._admission = Admission(
             spec.slots, spec.max_queue, spec.queue_wait_s, spec.max_per_caller
         )
+        self._tally = Tally()
         self._stop = asyncio.Event()
         self._closed_by = shutting_down()
         self._exit_code = 0
@@ -79,7 +80,7 @@ class _Worker:
 
         follow(sys.stdin, obey)
         host = EngineHost(self._on_fatal)
-        vitals = Vitals(host, self._admission)
+        vitals = Vitals(host, self._admission, self._tally)
         beat = asyncio.create_task(vitals.beat(self._reporter.send))
         try:
             model = await self._load_unless_stopped(host)
@@ -161,7 +162,7 @@ class _Worker:
     # Serve.
 
     async def _serve(self, model: ServedModel, host: EngineHost) -> None:
-        inference = Inference(model, host, self._admission)
+        inference = Inference(model, host, self._admission, self._tally)
         app = WorkerApi(model, inference).app(self._spec.max_body_bytes)
         # Handlers are cancelled when their client leaves: that is what frees a slot.
         runner = web.AppRunner(

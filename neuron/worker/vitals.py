@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +42,21 @@ class Rate:
         return (count - before) / (now - start) if now > start else None
 
 
+@dataclass(slots=True)
+class Tally:
+    """What is counted over all requests and is nobody else's to know."""
+
+    unparsed_calls: int = 0
+    """Calls of tools that were none."""
+
+
 class Vitals:
     """Heartbeats of one loaded model."""
 
-    def __init__(self, host: EngineHost, admission: Admission) -> None:
+    def __init__(self, host: EngineHost, admission: Admission, tally: Tally) -> None:
         self._host = host
         self._admission = admission
+        self._tally = tally
         self._decode = Rate()
         self._prefill = Rate()
 
@@ -70,6 +80,7 @@ class Vitals:
             rejections=dict(self._admission.rejections),
             queue_waits=list(self._admission.waits),
             queue_waited_s=self._admission.waited_s,
+            unparsed_calls=self._tally.unparsed_calls,
             busy=self._host.busy,
             rss_bytes=rss,
         )

@@ -425,6 +425,14 @@ def test_several_prompts(client: OpenAI) -> None:
     assert streamed == alone
 
 
+def test_what_the_models_can_do_is_told(chatty: Neuron) -> None:
+    models = chatty.http.get(routes.MODELS).json()["models"]
+    can = {model["id"]: set(model["capabilities"]) for model in models}
+    assert "tools" not in can[MODEL]
+    assert can[CHATTY] == can[MODEL] | {"chat_template", "tools"}
+    assert can[THINKER] == can[CHATTY] | {"reasoning"}
+
+
 def test_what_cannot_be_is_named(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as error:
         client.completions.create(model=CHATTY, prompt="x", suffix="y")

@@ -22,6 +22,7 @@ def test_what_is_known_is_there_and_what_is_not_is_left_out() -> None:
                 in_flight=3,
                 kv_pages_total=8,
                 rejections={"queue_full": 7},
+                unparsed_calls=2,
                 queue_waits={"0.5": 2, "+Inf": 3},
                 queue_waited_s=9,
             )
@@ -40,6 +41,7 @@ def test_what_is_known_is_there_and_what_is_not_is_left_out() -> None:
     assert samples["neuron_model_in_flight", "m"] == 3
     assert samples["neuron_model_loads_total", "m"] == 2
     assert samples["neuron_model_rejections_total", "m", "queue_full"] == 7
+    assert samples["neuron_model_unparsed_tool_calls_total", "m"] == 2
     assert samples["neuron_model_queue_wait_seconds_bucket", "0.5", "m"] == 2
     assert samples["neuron_model_queue_wait_seconds_count", "m"] == 3
     assert samples["neuron_model_queue_wait_seconds_sum", "m"] == 9

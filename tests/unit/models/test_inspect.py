@@ -10,6 +10,7 @@ from neuron.exl2.convert import ConvertOptions, convert
 from neuron.models.errors import ModelError
 from neuron.models.info import ModelInfo
 from neuron.models.inspect import inspect_model
+from neuron.text.reasoning import MARKERS
 from tests.unit.exl2.support import save, tiny_model
 
 
@@ -116,6 +117,15 @@ def test_chat_templates_are_found_wherever_they_are(
 ) -> None:
     (model / name).write_text(content)
     assert inspect_model(model, "m").has_chat_template is expected
+
+
+@pytest.mark.parametrize("marker", [m for pair in MARKERS for m in pair])
+def test_a_template_that_knows_thoughts_is_told(model: Path, marker: str) -> None:
+    file = model / "chat_template.jinja"
+    file.write_text("{{ messages }}" + marker)
+    assert inspect_model(model, "m").thinks
+    file.write_text("{{ messages }}" + marker[:-2])
+    assert not inspect_model(model, "m").thinks
 
 
 def test_what_config_leaves_out_follows_from_the_rest(model: Path) -> None:

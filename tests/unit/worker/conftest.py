@@ -20,6 +20,7 @@ from neuron.worker.engine_host import EngineHost
 from neuron.worker.inference import Inference
 from neuron.worker.prompts import ServedModel
 from neuron.worker.routes import WorkerApi
+from neuron.worker.vitals import Tally
 from tests.unit.worker.scripted_engine import INFO, SPEC, Script, ScriptedEngine
 
 
@@ -38,6 +39,7 @@ class Worker:
     inference: Inference
     session: ClientSession
     tokenizer: TextTokenizer
+    tally: Tally
 
     async def post(self, path: str, body: object, **more: Any) -> tuple[int, Any]:
         raw = body if isinstance(body, bytes) else orjson.dumps(body)
@@ -111,7 +113,8 @@ def start(tokenizer: TextTokenizer, grammars: GrammarCompiler) -> Start:
             grammars,
             256,
         )
-        inference = Inference(model, host, admission)
+        tally = Tally()
+        inference = Inference(model, host, admission, tally)
         app = WorkerApi(model, inference).app(max_body_bytes)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
@@ -120,7 +123,9 @@ def start(tokenizer: TextTokenizer, grammars: GrammarCompiler) -> Start:
         port = runner.addresses[0][1]
         try:
             async with ClientSession(f"http://127.0.0.1:{port}") as session:
-                yield Worker(engine, host, admission, inference, session, tokenizer)
+                yield Worker(
+                    engine, host, admission, inference, session, tokenizer, tally
+                )
         finally:
             if manual:
                 engine.allow(10_000)

@@ -97,9 +97,9 @@ async def test_a_broken_call_is_text_and_counted(start: Start) -> None:
     broken = '<tool_call>\n{"name": "look", "arguments": {"at": the sun}}'
     async with start(broken, template=TEMPLATE) as worker:
         _, whole = await worker.chat(tools=[LOOK])
-        assert worker.inference.unparsed_calls == 1
+        assert worker.tally.unparsed_calls == 1
         await worker.stream("/v1/chat/completions", CHAT)
-        assert worker.inference.unparsed_calls == 2
+        assert worker.tally.unparsed_calls == 2
     (choice,) = whole["choices"]
     assert choice["finish_reason"] == "stop"
     assert choice["message"]["content"].strip() == broken

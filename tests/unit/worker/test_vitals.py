@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from neuron.ipc import Stats
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
-from neuron.worker.vitals import Vitals
+from neuron.worker.vitals import Tally, Vitals
 
 
 async def test_heartbeats_go_on_while_prompts_take_every_thread() -> None:
@@ -17,7 +17,7 @@ async def test_heartbeats_go_on_while_prompts_take_every_thread() -> None:
     loop.set_default_executor(threads)
     taken = loop.run_in_executor(None, release.wait, 30)
     beats = asyncio.Queue[Stats]()
-    vitals = Vitals(EngineHost(lambda _: None), Admission(1, 1, 1))
+    vitals = Vitals(EngineHost(lambda _: None), Admission(1, 1, 1), Tally())
     beat = asyncio.create_task(vitals.beat(beats.put_nowait))
     try:
         async with asyncio.timeout(10):
