@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from neuron.engines.base import EngineError, Failed, SamplingParams, TokenConstraint
+from neuron.engines.base import EngineError, SamplingParams, TokenConstraint
 from neuron.engines.reference.engine import ReferenceEngine
 from tests.unit.reference.support import Outputs, generate, request
 
@@ -30,11 +30,9 @@ class Steps:
         self._may_end_from = len(steps) if may_end_from is None else may_end_from
         self._bits = bits
         self.accepted: list[int] = []
-        self.threads: set[str] = set()
         self.end_ids = frozenset({END})
 
     def mask(self) -> NDArray[np.int32]:
-        self.threads.add(threading.current_thread().name)
         allowed = np.zeros(self._bits, np.uint8)
         done = len(self.accepted)
         if done < len(self._steps):
@@ -229,41 +227,46 @@ def test_a_constraint_that_fails_fails_its_request_alone(
     assert engine.stats().kv_pages_used == 0
 
 
-def test_masks_are_made_in_other_threads_while_the_model_computes(
-    engine: ReferenceEngine,
-) -> None:
-    constraint = Steps([range(90)] * 30)
-    generate(engine, request("a", PROMPT, 40, constraint=constraint))
-    assert any(name.startswith("masks") for name in constraint.threads)
-
-
 class Slow(Steps):
-    """Its masks wait until they are let go."""
+    """The mask after `at` tokens waits, in another thread, until it is let go."""
 
-    def __init__(self) -> None:
+    def __init__(self, at: int) -> None:
         super().__init__([range(3, 90)] * 9)
+        self._at = at
         self.let_go = threading.Event()
         self.begun = threading.Event()
 
     def mask(self) -> NDArray[np.int32]:
-        self.begun.set()
-        self.let_go.wait()
+        in_engine = threading.current_thread() is threading.main_thread()
+        if len(self.accepted) == self._at and not in_engine:
+            self.begun.set()
+            self.let_go.wait()
         return super().mask()
 
 
-def test_cancelled_while_its_mask_is_made(engine: ReferenceEngine) -> None:
-    slow = Slow()
-    long = [5] * 600
-    engine.submit(request("a", long, 9, constraint=slow))
+def test_masks_are_made_before_they_are_needed(engine: ReferenceEngine) -> None:
+    slow = Slow(1)
+    engine.submit(request("a", PROMPT, 9, constraint=slow))
     outputs = Outputs()
-    events = outputs.step(engine)
+    outputs.step(engine)
+    assert len(outputs["a"].tokens) == 1
+    assert slow.begun.wait(10)
+    slow.let_go.set()
+    assert outputs.run(engine)["a"].reason == "stop"
+
+
+def test_cancelled_while_its_mask_is_made(engine: ReferenceEngine) -> None:
+    slow = Slow(0)
+    engine.submit(request("a", [5] * 600, 9, constraint=slow))
+    outputs = Outputs()
+    outputs.step(engine)
     assert slow.begun.wait(10)
     engine.cancel("a")
     engine.submit(request("b", PROMPT, 3))
     outputs.run(engine)
     slow.let_go.set()
     assert outputs["b"].reason == "length"
-    assert not any(isinstance(event, Failed) for event in events)
+    assert not outputs["a"].tokens
     assert engine.stats().kv_pages_used == 0
 
 
