@@ -29,10 +29,17 @@ class Constrained:
         vocab: int,
         threads: Executor,
     ) -> None:
+        """
+        Raises:
+            EngineError: the constraint failed.
+        """
         self._constraint = constraint
         self._vocab = vocab
         self._threads = threads
-        ends = request.stop_ids | constraint.end_ids
+        try:
+            ends = request.stop_ids | constraint.end_ids
+        except Exception as error:
+            raise _failed(error) from error
         self._ends = np.array([token for token in ends if token < vocab], np.intp)
         self._stops = np.array([*request.stop_ids], np.intp)
         self._mask: Future[NDArray[np.int32]] | None = None

@@ -30,7 +30,10 @@ class Steps:
         self._may_end_from = len(steps) if may_end_from is None else may_end_from
         self._bits = bits
         self.accepted: list[int] = []
-        self.end_ids = frozenset({END})
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset({END})
 
     def mask(self) -> NDArray[np.int32]:
         allowed = np.zeros(self._bits, np.uint8)
@@ -242,6 +245,18 @@ class Slow(Steps):
             self.begun.set()
             self.let_go.wait()
         return super().mask()
+
+
+class Endless(Steps):
+    @property
+    def end_ids(self) -> frozenset[int]:
+        raise RuntimeError("no end today")
+
+
+def test_a_constraint_that_cannot_be_begun_is_refused(engine: ReferenceEngine) -> None:
+    with pytest.raises(EngineError, match="no end today"):
+        engine.submit(request("a", PROMPT, 9, constraint=Endless([])))
+    assert not engine.has_work()
 
 
 def test_masks_are_made_before_they_are_needed(engine: ReferenceEngine) -> None:
