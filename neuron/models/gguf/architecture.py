@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from neuron.exl2.errors import shown_name
 from neuron.models.gguf.file import GgufFile
 from neuron.models.gguf.metadata import Metadata
 from neuron.models.gguf.rope import rope_scaling
@@ -138,29 +139,16 @@ def read_architecture(file: GgufFile, metadata: Metadata) -> Architecture:
     name = _architecture_name(metadata)
     family = FAMILIES[name]
     _refuse_unknown(metadata, name)
-    heads = metadata.integer(f"{name}.attention.head_count")
-    kv_heads = metadata.integer(f"{name}.attention.head_count_kv", heads)
-    if heads % kv_heads:
-        raise metadata.error(
-            f"{name}.attention.head_count_kv", f"{kv_heads} does not divide {heads}"
-        )
+    heads, kv_heads = _heads(metadata, name)
     hidden = metadata.integer(f"{name}.embedding_length")
     head_dim = _head_dim(metadata, name, hidden, heads)
     theta = _positive(metadata, f"{name}.rope.freq_base", 10000.0)
-    layers = metadata.integer(f"{name}.block_count")
-    if layers > len(file.tensors):
-        raise metadata.error(
-            f"{name}.block_count", f"{layers} is more than the tensors of the file"
-        )
-    window = f"{name}.attention.sliding_window"
-    if window in metadata and not family.window:
-        raise metadata.error(window, "is not supported in this architecture")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise metadata.error("tensor 'token_embd.weight'", "is missing")
     return Architecture(
         family=family,
-        layers=layers,
+        layers=_layers(metadata, name, len(file.tensors)),
         hidden=hidden,
         intermediate=metadata.integer(f"{name}.feed_forward_length"),
         heads=heads,
@@ -171,7 +159,7 @@ def read_architecture(file: GgufFile, metadata: Metadata) -> Architecture:
         eps=_positive(metadata, f"{name}.attention.layer_norm_rms_epsilon"),
         theta=theta,
         rope_scaling=rope_scaling(file, metadata, name, theta, head_dim),
-        window=metadata.integer(window) if window in metadata else None,
+        window=_window(metadata, name),
         tied="output.weight" not in file.tensors,
         attention_bias=family.optional_biases and "blk.0.attn_q.bias" in file.tensors,
         mlp_bias=family.optional_biases and "blk.0.ffn_up.bias" in file.tensors,
@@ -181,14 +169,16 @@ def read_architecture(file: GgufFile, metadata: Metadata) -> Architecture:
 def _architecture_name(metadata: Metadata) -> str:
     kind = metadata.text("general.type", "model")
     if kind != "model":
-        raise metadata.error("general.type", f"is {kind!a}; only models are imported")
+        raise metadata.error(
+            "general.type", f"is {shown_name(kind)}; only models are imported"
+        )
     name = metadata.text("general.architecture")
     if name not in FAMILIES:
         raise metadata.error(
             "general.architecture",
-            f"{name!a} is not supported; these are: {', '.join(FAMILIES)}",
+            f"{shown_name(name)} is not supported; these are: {', '.join(FAMILIES)}",
         )
-    if metadata.values.get("split.count", 1) not in (0, 1):
+    if metadata.number("split.count", 1) > 1:
         raise metadata.error(
             "split.count",
             "says that this is one file of several; "
@@ -203,9 +193,40 @@ def _refuse_unknown(metadata: Metadata, name: str) -> None:
         if not key.startswith(f"{name}."):
             continue
         short = key.removeprefix(f"{name}.")
-        harmless = short in _HARMLESS and value == _HARMLESS[short]
+        # Types too: an array is equal to nothing in particular.
+        fine = _HARMLESS.get(short)
+        harmless = type(value) is type(fine) and value == fine
         if short not in _UNDERSTOOD and not harmless:
             raise metadata.error(key, "is not supported")
+
+
+def _heads(metadata: Metadata, name: str) -> tuple[int, int]:
+    """(of queries, of keys and values)."""
+    heads = metadata.integer(f"{name}.attention.head_count")
+    kv_heads = metadata.integer(f"{name}.attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise metadata.error(
+            f"{name}.attention.head_count_kv", f"{kv_heads} does not divide {heads}"
+        )
+    return heads, kv_heads
+
+
+def _layers(metadata: Metadata, name: str, tensors: int) -> int:
+    layers = metadata.integer(f"{name}.block_count")
+    if layers > tensors:
+        raise metadata.error(
+            f"{name}.block_count", f"{layers} is more than the tensors of the file"
+        )
+    return layers
+
+
+def _window(metadata: Metadata, name: str) -> int | None:
+    key = f"{name}.attention.sliding_window"
+    if key not in metadata:
+        return None
+    if not FAMILIES[name].window:
+        raise metadata.error(key, "is not supported in this architecture")
+    return metadata.integer(key)
 
 
 def _positive(metadata: Metadata, key: str, default: float | None = None) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron.exl2.errors import shown_name
 from neuron.models.gguf.file import GgufFile
 from neuron.models.gguf.metadata import Metadata
 
@@ -35,7 +36,7 @@ def rope_scaling(
     if kind not in _KINDS:
         raise metadata.error(
             f"{prefix}.type",
-            f"{kind!a} is not supported; these are: {', '.join(_KINDS)}",
+            f"{shown_name(kind)} is not supported; these are: {', '.join(_KINDS)}",
         )
     factor = metadata.number(f"{prefix}.factor", 0) or metadata.number(
         f"{name}.rope.scale_linear", 0

@@ -44,7 +44,9 @@ def read_tokenizer(metadata: Metadata, vocabulary: Vocabulary) -> TokenizerFiles
         return _byte_level(metadata, vocabulary)
     if kind == "llama":
         return _sentence_piece(metadata, vocabulary)
-    raise metadata.error(_MODEL, f"{kind!a} is not supported; gpt2 and llama are")
+    raise metadata.error(
+        _MODEL, f"{shown_name(kind)} is not supported; gpt2 and llama are"
+    )
 
 
 def _byte_level(metadata: Metadata, vocabulary: Vocabulary) -> TokenizerFiles:
@@ -111,8 +113,7 @@ def _merges(metadata: Metadata, vocabulary: Vocabulary) -> Iterator[list[str]]:
 
 def _sentence_piece(metadata: Metadata, vocabulary: Vocabulary) -> TokenizerFiles:
     """Pieces with scores, and bytes where there is no piece."""
-    charsmap = metadata.values.get(_CHARSMAP)
-    if charsmap is not None:
+    if _CHARSMAP in metadata:
         raise metadata.error(_CHARSMAP, "is not supported in a llama tokenizer")
     scores = metadata.numbers(_SCORES, len(vocabulary.tokens)).tolist()
     bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}

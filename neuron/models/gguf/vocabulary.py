@@ -10,6 +10,8 @@ from neuron.exl2.errors import shown_name
 from neuron.models.gguf.metadata import Metadata
 
 TOKENS: Final = "tokenizer.ggml.tokens"
+MAX_LENGTH: Final = 1024
+"""Of a token in characters; real ones have up to a few hundred."""
 _TYPES: Final = "tokenizer.ggml.token_type"
 _ROLES: Final = {
     "bos": "tokenizer.ggml.bos_token_id",
@@ -118,6 +120,9 @@ def read_vocabulary(metadata: Metadata, size: int) -> Vocabulary:
         raise metadata.error(
             TOKENS, f"has {len(tokens)} tokens, the embedding has {size}"
         )
+    longest = max(map(len, tokens))
+    if longest > MAX_LENGTH:
+        raise metadata.error(TOKENS, f"has a token of {longest} characters")
     if _TYPES in metadata:
         numbers = metadata.numbers(_TYPES, size).tolist()
     else:

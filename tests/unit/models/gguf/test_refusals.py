@@ -75,6 +75,8 @@ def refusal(tmp_path: Path, change: Change, model: str = "llama") -> str:
         (keys(general__type="adapter"), "general.type is 'adapter'; only models"),
         (keys(split__count=3), "split.count says that this is one file of several"),
         (keys(llama__expert_count=8), "llama.expert_count is not supported"),
+        (keys(llama__expert_count=[0, 0]), "llama.expert_count is not supported"),
+        (keys(split__count=[1, 2]), "split.count must be a number, not an array"),
         (keys(llama__logit_scale=2.0), "llama.logit_scale is not supported"),
         (keys(llama__attention__causal=False), "llama.attention.causal is not supp"),
         (keys(llama__block_count=None), "llama.block_count is missing"),
@@ -135,6 +137,7 @@ def refusal(tmp_path: Path, change: Change, model: str = "llama") -> str:
         ),
         (keys(tokenizer__ggml__token_type=[9] * 96), "token_type is malformed: 9"),
         (keys(tokenizer__ggml__eos_token_id=96), "eos_token_id must be a token id"),
+        (tokens(_4="a" * 1025), "tokenizer.ggml.tokens has a token of 1025 characters"),
         (tokens(_4="a"), "tokenizer.ggml.tokens has 'a' 2 times"),
         (
             keys(tokenizer__ggml__merges=["a b", "a c"]),
