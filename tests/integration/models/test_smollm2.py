@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import jsonschema
 import pytest
 
 from neuron.models.inspect import inspect_model
@@ -93,3 +94,57 @@ def test_its_words_are_those_of_a_stream(http: httpx.Client) -> None:
                 choices = json.loads(line[6:])["choices"]
                 pieces += [each["delta"].get("content") or "" for each in choices]
     assert "".join(pieces) == whole
+
+
+CITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 30},
+        "country": {"type": "string", "maxLength": 30},
+        "capital": {"type": "boolean"},
+    },
+    "required": ["city", "country", "capital"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_it_answers_by_a_schema(http: httpx.Client, temperature: float) -> None:
+    format_ = {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}}
+    message = {"role": "user", "content": "Describe Paris as JSON."}
+    reply = chat(
+        http, messages=[message], response_format=format_, temperature=temperature,
+        seed=1, max_tokens=200,
+    )  # fmt: skip
+    choice = reply["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    answer = json.loads(choice["message"]["content"])
+    jsonschema.validate(answer, CITY)
+    if not temperature:
+        assert "Paris" in answer["city"]
+
+
+def test_it_calls_a_tool(http: httpx.Client) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    function = {"name": "weather", "description": "The weather", "parameters": schema}
+    message = {"role": "user", "content": "What is the weather in Paris?"}
+    reply = chat(
+        http,
+        messages=[message],
+        tools=[{"type": "function", "function": function}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=100,
+    )
+    choice = reply["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    arguments = json.loads(call["function"]["arguments"])
+    jsonschema.validate(arguments, schema)
+    assert "Paris" in arguments["city"]
