@@ -54,10 +54,8 @@ class Wanted:
             ) from error
         return cls(format_, calls, must_call)
 
-    async def compiled(
-        self, compiler: GrammarCompiler, thought: "Thought | None"
-    ) -> TokenConstraint | None:
-        """A constraint for one output; None where anything goes.
+    async def check(self, compiler: GrammarCompiler) -> None:
+        """See that each part can be followed, while it can still be told which cannot.
 
         Raises:
             ApiError: 400, the format or a tool's parameters are no usable grammar.
@@ -66,8 +64,18 @@ class Wanted:
             await _compiled(compiler, self.format.spec, self.format.field)
         if self.calls is not None:
             await _compiled(compiler, self.calls, _TOOLS)
+
+    async def compiled(
+        self, compiler: GrammarCompiler, thought: "Thought | None"
+    ) -> TokenConstraint | None:
+        """A constraint for one output; None where anything goes.
+
+        Raises:
+            ApiError: 400, all parts together are too much.
+        """
         spec = self._whole(thought)
-        return None if spec is None else await _compiled(compiler, spec, _TOOLS)
+        field = _TOOLS if self.format is None else self.format.field
+        return None if spec is None else await _compiled(compiler, spec, field)
 
     def _whole(self, thought: "Thought | None") -> GrammarSpec | None:
         format_ = None if self.format is None else self.format.spec

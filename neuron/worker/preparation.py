@@ -37,6 +37,7 @@ async def prepare(model: ServedModel, request_id: str, body: Body) -> list[Prepa
     tools = Toolset.of(chat) if chat else Toolset()
     syntax = model.syntax if chat else OutputSyntax()
     wanted = Wanted.of(body, tools, syntax)
+    await wanted.check(model.grammars)
     model.check_ids(body.logit_bias, "logit_bias")
     model.check_ids(body.stop_token_ids or (), "stop_token_ids")
     # In a thread: long prompts take long, and others are being answered.

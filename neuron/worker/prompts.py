@@ -57,13 +57,20 @@ class ServedModel:
                 tools=told,
                 add_generation_prompt=not goes_on if begins is None else begins,
                 continue_final_message=goes_on,
-                kwargs=body.template_variables,
+                kwargs=self._variables(body),
             )
         except TemplateError as error:
             raise _refused(error) from error
         # A template of the model's own spells the beginning of the sequence itself.
         ids = self.tokenizer.encode(text, add_bos=self.template.is_plain)
         return PromptText(text, tuple(ids))
+
+    def _variables(self, body: ChatBody) -> Mapping[str, Any]:
+        """What the template is told; `thinking` is what some call `enable_thinking`."""
+        variables = body.template_variables
+        if self.template.reads("thinking") and "enable_thinking" in variables:
+            variables.setdefault("thinking", variables["enable_thinking"])
+        return variables
 
     def encode(self, prompt: Prompt) -> PromptText:
         """A prompt that is a text, or the ids of one. Slow for long ones.

@@ -1,5 +1,6 @@
 """The official OpenAI client against a real gateway, neuron and worker."""
 
+import json
 from collections.abc import Iterator
 
 import openai
@@ -75,6 +76,32 @@ def test_completes_text(client: openai.OpenAI) -> None:
     assert answer.choices[0].text
     assert answer.usage is not None
     assert answer.usage.completion_tokens <= 8
+
+
+def test_gets_several_choices_and_structured_output(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}},
+              "required": ["a"], "additionalProperties": False}  # fmt: skip
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Once upon a time"}],
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": schema},
+        },
+        n=2,
+        seed=1,
+    )
+    for choice in answer.choices:
+        assert isinstance(json.loads(choice.message.content or "")["a"], bool)
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Once upon a time"}],
+        max_tokens=4,
+        n=2,
+        stream=True,
+    )
+    seen = {choice.index for chunk in stream for choice in chunk.choices}
+    assert seen == {0, 1}
 
 
 def test_says_which_model_would_have_been_right(client: openai.OpenAI) -> None:

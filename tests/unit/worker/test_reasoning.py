@@ -93,6 +93,15 @@ async def test_what_the_template_is_told(
     assert text == f"Hi:{variables}"
 
 
+async def test_a_template_may_call_it_thinking(start: Start) -> None:
+    template = "{{ messages[0].content }}{{ ':thinks' if thinking }}"
+    async with start("x", template=template) as worker:
+        await worker.chat(enable_thinking=True)
+        await worker.chat(enable_thinking=False)
+        texts = [worker.tokenizer.decode(r.prompt_ids) for r in worker.engine.seen]
+    assert texts == ["Hi:thinks", "Hi"]
+
+
 @pytest.mark.parametrize("budget", [None, 0, 7])
 async def test_a_budget_binds_models_that_think(
     start: Start, budget: int | None
