@@ -30,17 +30,32 @@ EXIT_CODES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    _check_combination(parser, arguments)
     try:
-        return _run(arguments)
+        try:
+            return _main(argv)
+        finally:
+            # Now rather than at exit, where nobody could catch what it raises.
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader left (`| head`): nothing more can be said, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return OK
+    except OSError as error:
+        _discard_output()
+        return _fail(REFUSED, error.strerror or str(error))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check_combination(parser, arguments)
+    return _run(arguments)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_commands(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="")
+    commands = parser.add_subparsers(
+        dest="command", title="commands", metavar="COMMAND"
+    )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--attach", metavar="URL", type=_target, default=argparse.SUPPRESS,
@@ -168,6 +185,11 @@ def _console(arguments: argparse.Namespace) -> int:
         return _fail(
             USAGE, "the console needs a terminal; `cortex-tui status` does without"
         )
+    if os.environ.get("TERM") == "dumb":
+        return _fail(
+            USAGE, "TERM is `dumb`, and the console moves the cursor; "
+            "`cortex-tui status` does without"
+        )  # fmt: skip
     from cortex_tui.app import CortexApp, Options
 
     app = CortexApp(

@@ -36,11 +36,14 @@ def parse(text: str) -> Target:
         if not path.startswith("/"):
             raise TargetError(f"'{text}': write unix:/absolute/path")
         return Target("http://localhost", path)
-    parts = urlsplit(text if "://" in text else f"http://{text}")
     try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
         port = parts.port
+        (parts.hostname or "").encode("idna")  # as resolving it will, and no later
+    except UnicodeError as error:
+        raise TargetError(f"'{text}' is not a host name") from error
     except ValueError as error:
-        raise TargetError(f"'{text}': {error}") from error
+        raise TargetError(f"'{text}' is not an address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise TargetError(f"'{text}' is not an address; write http://host:31313")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -1,5 +1,7 @@
 """Addresses an operator may write, and those refused with a reason."""
 
+import re
+
 import pytest
 
 from cortex_tui.target import Target, TargetError, parse
@@ -23,10 +25,21 @@ def test_addresses(text: str, url: str, socket: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ftp://host", "http://", "host:port", "host:99999", "unix:relative"]
+    "text",
+    [
+        "",
+        "ftp://host",
+        "http://",
+        "host:port",
+        "host:99999",
+        "unix:relative",
+        "http://[::1",
+        "a..b",
+        "http://" + "x" * 64,
+    ],
 )
 def test_refused_addresses_say_why(text: str) -> None:
-    with pytest.raises(TargetError, match=r".+"):
+    with pytest.raises(TargetError, match=re.escape(f"'{text}'")):
         parse(text)
 
 
