@@ -41,7 +41,10 @@ def fleet(where: target.Target) -> schema.FleetSnapshot:
         Unreachable: nobody answers.
         Refused: an error answer, or one that is not a fleet.
     """
-    content = plain_http.request(where, "GET", schema.FLEET)
+    try:
+        content = plain_http.request(where, "GET", schema.FLEET)
+    except Refused as error:
+        raise Refused(f"{where.url}: {error}") from error
     try:
         return schema.FleetSnapshot.model_validate_json(content)
     except ValueError as error:
@@ -92,18 +95,29 @@ def _problems(snapshot: schema.FleetSnapshot) -> list[str]:
         for replica in model.replicas
         if replica.error
     ]
+    return _remarks(lines)
+
+
+def _remarks(lines: list[str]) -> list[str]:
     return ["", *map(f.clean, lines)] if lines else []
 
 
 def models(where: target.Target, *, as_json: bool, g: f.Glyphs) -> str:
     """Every model of the fleet, loaded or not."""
     snapshot = fleet(where)
+    by_name = sorted(snapshot.models, key=lambda model: model.id)
     if as_json:
-        listed = sorted(snapshot.models, key=lambda model: model.id)
-        return json.dumps([m.model_dump(mode="json") for m in listed], indent=2)
+        return json.dumps([m.model_dump(mode="json") for m in by_name], indent=2)
     store = _store(snapshot)
     shown = rows.model_rows(store, g, snapshot.time)
-    return "\n".join(_plain(rows.MODELS, _STATUS_MODELS, shown))
+    listed = _plain(rows.MODELS, _STATUS_MODELS, shown)
+    reasons = [
+        f"{model.id} on {replica.node}: {replica.servable.reason}"
+        for model in by_name
+        for replica in model.replicas
+        if not replica.servable.ok and replica.servable.reason
+    ]
+    return "\n".join([*listed, *_remarks(reasons)])
 
 
 def watch(draw: Callable[[], str]) -> None:

@@ -259,7 +259,14 @@ def _model_state(store: FleetStore, model: ModelView, g: Glyphs) -> Cell:
     done = f.share(progress.done, progress.total) if progress else None
     if state == "loading" and done is not None and done < 100:
         return state_cell(state, g, f"{done}%")
+    if state == "unloaded" and _is_unusable(model):
+        return cell(f"{g.failed} unusable", "muted")
     return state_cell(state, g)
+
+
+def _is_unusable(model: ModelView) -> bool:
+    """Wherever it is on a disk, nothing there can serve it."""
+    return bool(model.replicas) and not any(r.servable.ok for r in model.replicas)
 
 
 def _where(replicas: list[Replica], unknown: str) -> str:

@@ -7,7 +7,8 @@ import pytest
 
 from cortex_tui import oneshot
 from cortex_tui.cli import main
-from services.schema import FleetSnapshot
+from neuron.protocol.types import Servable
+from services.schema import FleetSnapshot, Replica
 from tests.ui import fleets
 from tests.ui.consoles import gateway_in_a_thread
 from tests.ui.fake_gateway import FakeGateway
@@ -55,6 +56,17 @@ def test_models_lists_all_of_them(
     assert run(gateway, "models", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [m["id"] for m in listed] == sorted(m.id for m in gateway.snapshot.models)
+
+
+def test_models_says_why_one_cannot_be_served(
+    gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = min(gateway.snapshot.models, key=lambda model: model.id)
+    reason = "config.json: architectures is missing"
+    model.replicas = [Replica(node="dione", servable=Servable(ok=False, reason=reason))]
+    assert run(gateway, "models") == 0
+    *_, blank, said = capsys.readouterr().out.splitlines()
+    assert (blank, said) == ("", f"{model.id} on dione: {reason}")
 
 
 def test_json_is_the_same_bytes_for_the_same_fleet(

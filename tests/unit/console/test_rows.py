@@ -226,6 +226,24 @@ def test_ascii_rows_are_ascii() -> None:
     assert all(text(cell).isascii() for row in shown for cell in row.cells.values())
 
 
+def test_what_nothing_can_serve_does_not_look_as_if_it_could_be_loaded() -> None:
+    unfit = Replica(node="a", servable=Servable(ok=False, reason="no engine for it"))
+    somewhere = Replica(node="b")
+    failed = Replica(node="a", servable=unfit.servable, state=ModelState.FAILED)
+    models = [
+        ModelView(id="1-nowhere", replicas=[unfit]),
+        ModelView(id="2-somewhere", replicas=[unfit, somewhere]),
+        ModelView(id="3-failed", replicas=[failed], state=ModelState.FAILED),
+    ]
+    shown = rows.model_rows(store(models=models), UNICODE, NOW)
+    states = {row.key: text(row.cells["state"]) for row in shown}
+    assert states == {
+        "1-nowhere": "✖ unusable",
+        "2-somewhere": "○ unloaded",
+        "3-failed": "✖ failed",
+    }
+
+
 def test_the_load_dialog_knows_where_a_model_fits() -> None:
     def node(name: str, free: int | None, **fields: object) -> NodeView:
         known = {"ram_total_mb": 4096, "ram_free_mb": free, "state": "ready"}
