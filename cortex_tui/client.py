@@ -5,6 +5,7 @@ Imported after the first frame, because aiohttp is slow to import.
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,8 +19,8 @@ from cortex_tui.target import Target
 from neuron.protocol import routes, sse
 from services import schema
 
-SILENCE_S: Final = 25.0
-"""A stream that says nothing for so long, not even a comment, is dead."""
+SILENCE_S: Final = 15.0
+"""A stream that says nothing for so long is dead: a comment comes every 10 s."""
 CALL_S: Final = 10.0
 CONNECT_S: Final = 5.0
 
@@ -154,6 +155,8 @@ class GatewayClient:
                             yield _piece(message)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._unreachable(error) from error
+        except ValueError as error:
+            raise Refused(f"the answer is not understood: {error}") from error
 
     def _post(
         self, path: str, body: dict[str, Any], sock_read: float | None = None
@@ -174,8 +177,16 @@ class GatewayClient:
     def _unreachable(self, error: Exception) -> Unreachable:
         if isinstance(error, TimeoutError):
             return Unreachable(f"{self.target.label} does not answer")
-        reason = str(error) or type(error).__name__
-        return Unreachable(f"{self.target.label}: {reason}")
+        return Unreachable(f"{self.target.label}: {_words(error)}")
+
+
+def _words(error: Exception) -> str:
+    """Why, as the operating system says it; aiohttp adds terms of its own."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
 
 
 async def _checked(answer: aiohttp.ClientResponse) -> bytes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cortex_tui import format as f
 from cortex_tui.dialogs.choice import Choice, ChoiceDialog, Question
-from cortex_tui.dialogs.load import LoadDialog, Place
+from cortex_tui.dialogs.load import LoadDialog, Place, present
 from cortex_tui.dialogs.palette import PaletteDialog
 from cortex_tui.dialogs.test import TestDialog
 from cortex_tui.plain_http import Refused, Unreachable
@@ -67,27 +67,32 @@ class Commands:
         dialog = self._app.dialog(LoadDialog)
         dialog.model, dialog.store = model, self._app.store
         place: Place | None = await self._app.push_screen_wait(dialog)
-        if place is not None:
-            await self._act(Step("load", model.id, place.node))
+        if place is None:
+            return
+        # Not to be offered for undoing: others may have loaded it, and use it.
+        if there := present(self._app.store.models.get(model.id, model), place.node):
+            said = f"{model.id} is {there.state} on {there.node} already"
+            self._app.say(said)
+            return
+        await self._act(Step("load", model.id, place.node))
 
     async def unload(self) -> None:
         if (model := self._app.fleet.selected_model) is None:
             return
         replicas = placed(model)
-        where = ", ".join(f.clean(replica.node) for replica in replicas) or "memory"
-        known = [r.memory_mb for r in replicas if r.memory_mb is not None]
-        frees = f"frees {f.mib(sum(known))}" if known else ""
         node = replicas[0].node if len(replicas) == 1 else None
         step = Step("unload", model.id, node)
-        if model.pinned or model.running or model.waiting:
-            await self._unload_disturbing(model, step, where, frees)
+        if _disturbs(model):
+            await self._unload_disturbing(model, step)
             return
+        where, frees = _held(model)
         question = f"unload {f.clean(model.id)} from {where}?  {frees}".rstrip()
         self._app.ask(question, lambda: self._act(step))
 
     async def _unload_disturbing(
-        self, model: ModelView, step: Step, where: str, frees: str
+        self, model: ModelView, step: Step, *, undoing: bool = False
     ) -> None:
+        where, frees = _held(model)
         busy = model.running + model.waiting
         facts = [f"{model.running} running, {model.waiting} waiting"] if busy else []
         facts = ["pinned", *facts] if model.pinned else facts
@@ -106,15 +111,21 @@ class Commands:
         )
         answer: str | None = await self._app.push_screen_wait(dialog)
         if answer in ("d", "x"):
-            await self._act(step, DRAIN_S if answer == "d" else 0.0)
+            drain_s = DRAIN_S if answer == "d" else 0.0
+            await self._act(step, drain_s, undoing=undoing)
 
     async def pin(self) -> None:
         if (model := self._app.fleet.selected_model) is not None:
             await self._act(Step("unpin" if model.pinned else "pin", model.id))
 
     async def undo(self) -> None:
-        if (step := self.undo_stack.pop()) is not None:
-            await self._act(step, undoing=True)
+        if (step := self.undo_stack.pop()) is None:
+            return
+        model = self._app.store.models.get(step.model)
+        if step.verb == "unload" and model is not None and _disturbs(model):
+            await self._unload_disturbing(model, step, undoing=True)
+            return
+        await self._act(step, undoing=True)
 
     async def _act(
         self, step: Step, drain_s: float | None = None, *, undoing: bool = False
@@ -190,3 +201,16 @@ class Commands:
 
     def _move(self, step: int) -> None:
         self._app.fleet.active_table.move(step)
+
+
+def _disturbs(model: ModelView) -> bool:
+    """Whether somebody would miss the model if it were unloaded now."""
+    return bool(model.pinned or model.running or model.waiting)
+
+
+def _held(model: ModelView) -> tuple[str, str]:
+    """Where it is in memory, and what an unload gives back there."""
+    replicas = placed(model)
+    where = ", ".join(f.clean(replica.node) for replica in replicas) or "memory"
+    known = [r.memory_mb for r in replicas if r.memory_mb is not None]
+    return where, f"frees {f.mib(sum(known))}" if known else ""

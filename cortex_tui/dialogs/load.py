@@ -92,12 +92,15 @@ def facts(model: ModelView) -> str:
 
 def place_rows(store: FleetStore, model: ModelView, g: Glyphs) -> list[Row]:
     """The best node, then every node that has the model on its disk."""
+    replicas = sorted(model.replicas, key=lambda replica: replica.node)
+    there = present(model, None)
     automatic = {
         "node": cell("best", "strong"),
         "device": cell("the gateway chooses", "muted"),
-        "fits": cell("recommended", "good"),
+        "fits": cell("recommended", "good")
+        if there is None
+        else cell(f"is {there.state} already", "muted"),
     }
-    replicas = sorted(model.replicas, key=lambda replica: replica.node)
     return [
         Row(BEST, automatic),
         *(
@@ -106,6 +109,13 @@ def place_rows(store: FleetStore, model: ModelView, g: Glyphs) -> list[Row]:
             if replica.node in store.nodes
         ),
     ]
+
+
+def present(model: ModelView, node: str | None) -> Replica | None:
+    """The replica that a load on `node` would find there; None: it would load one."""
+    states = ("ready", "loading", "recovering")
+    found = (r for r in model.replicas if node in (None, r.node) and r.state in states)
+    return next(found, None)
 
 
 def _place_row(node: NodeView, replica: Replica, model: ModelView, g: Glyphs) -> Row:

@@ -157,5 +157,10 @@ class TestDialog(Dialog[None]):
 
     def _keys(self, *facts: str) -> None:
         enter = self.glyphs.enter
-        keys = ((enter, "bar--key"), (" send   ", ""), ("esc", "bar--key"))
-        self.hints.show([("  ".join(facts), "")], (*keys, (" close", "")))
+        text = "  ".join(facts)
+        keys = [
+            (enter, "bar--key"), (" send   ", ""), ("esc", "bar--key"), (" close", ""),
+        ]  # fmt: skip
+        width = self.hints.size.width  # 0 before the first layout
+        needed = f.cells(text) + sum(f.cells(key) for key, _ in keys) + 2
+        self.hints.show([(text, "")], keys if not width or needed <= width else [])

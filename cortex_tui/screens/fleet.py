@@ -144,8 +144,8 @@ class FleetScreen(Screen[None]):
         """Is there a connection, and if not, why; what is old steps back."""
         store = self.store
         lost = store.link is Link.LOST
-        for panel in self.query(Panel):
-            panel.dim(lost)
+        for part in (self.pulse, *self.query(Panel)):
+            part.dim(lost)
         self.status.sync(store, self.gateway_label, now, self.glyphs)
         problem = f.clean(store.problem or "") if lost else ""
         if problem != self._problem:

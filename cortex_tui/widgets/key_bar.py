@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cortex_tui.actions import Action, Situation
-from cortex_tui.format import cells
+from cortex_tui.format import cells, clean, middle
 from cortex_tui.widgets.status_bar import Bar
 
 Spans = tuple[tuple[str, str], ...]
@@ -34,12 +34,14 @@ class KeyBar(Bar):
     def say(self, text: str, tone: str = "") -> None:
         """One line in the keys' place."""
         self.remove_class("-asking")
-        self.show(((f" {text}", tone),))
+        self.show(((f" {clean(text)}", tone),))
 
     def ask(self, question: str) -> None:
         """A question that waits for `y`."""
         self.add_class("-asking")
-        self.show(((f" {question}  ", "strong"), ("y/N", "bar--key")))
+        room = self.size.width - len("   y/N ") - 1
+        asked = middle(clean(question), room, self.glyphs.ellipsis)
+        self.show(((f" {asked}  ", "strong"), ("y/N", "bar--key")))
 
 
 def _key(action: Action, situation: Situation) -> Spans:

@@ -49,6 +49,11 @@ class LineWidget(Widget):
     def refresh_line(self, y: int) -> None:
         self.refresh(Region(0, y, self.size.width, 1))
 
+    def dim(self, dimmed: bool) -> None:
+        if dimmed != self.dimmed:
+            self.dimmed = dimmed
+            self.refresh()
+
 
 class Panel(LineWidget, can_focus=True):
     """A rule with title and note, and lines below it."""
@@ -80,11 +85,6 @@ class Panel(LineWidget, can_focus=True):
         if (title, note) != (self._title, self._note):
             self._title, self._note = title, note
             self.refresh_line(0)
-
-    def dim(self, dimmed: bool) -> None:
-        if dimmed != self.dimmed:
-            self.dimmed = dimmed
-            self.refresh()
 
     def render_line(self, y: int) -> Strip:
         spans = self._rule() if y == 0 else self.body_line(y - 1)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from textual.strip import Strip
 
 from cortex_tui import format as f
-from cortex_tui.format import Glyphs, cells
+from cortex_tui.format import Glyphs, cells, fit
 from cortex_tui.store import FleetStore, Link
 from cortex_tui.table import Span
 from cortex_tui.widgets.panel import LineWidget
@@ -38,15 +38,19 @@ class Bar(LineWidget):
         right = self._right if y == 0 else ()
         left = self._left if y == 0 else ()
         room = width - sum(cells(text) for text, _ in right) - 1
-        return self.strip((*_cut(left, room), *right, (" ", "")), self.rich_style)
+        spans = _cut(left, room, self.glyphs.ellipsis)
+        return self.strip((*spans, *right, (" ", "")), self.rich_style)
 
 
-def _cut(spans: Sequence[tuple[str, str]], width: int) -> Iterable[tuple[str, str]]:
-    """Whole spans while they fit, then blanks up to `width`."""
+def _cut(
+    spans: Sequence[tuple[str, str]], width: int, ellipsis: str
+) -> Iterable[tuple[str, str]]:
+    """Spans in exactly `width` cells: what does not fit is cut, and seen to be."""
     used = 0
     for text, tone in spans:
         if used + cells(text) > width:
-            break
+            yield fit(text, max(0, width - used), ellipsis=ellipsis), tone
+            return
         used += cells(text)
         yield text, tone
     yield " " * max(0, width - used), ""

@@ -34,6 +34,8 @@ class FakeGateway:
     last_event_ids: list[str | None] = field(default_factory=list)
     pieces: list[str] = field(default_factory=lambda: ["there", " was", " a fox"])
     piece_pause_s: float = 0.0
+    nonsense: bytes = b""
+    """Sent after the pieces."""
     prompts: list[dict[str, object]] = field(default_factory=list)
     prompts_cut: int = 0
     """Prompts whose client went away before the end."""
@@ -111,6 +113,8 @@ class FakeGateway:
         except (ConnectionError, asyncio.CancelledError):
             self.prompts_cut += 1
             raise
+        if self.nonsense:
+            await response.write(self.nonsense)
         usage = {"completion_tokens": len(self.pieces)}
         last = {"choices": [{"finish_reason": "stop"}], "usage": usage}
         await response.write(sse.encode(json.dumps(last)) + sse.DONE)

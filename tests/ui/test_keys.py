@@ -169,6 +169,59 @@ async def test_pin_then_undo() -> None:
         assert not c.app.can("undo")
 
 
+async def test_undoing_a_load_asks_where_the_model_is_in_use_by_now() -> None:
+    async with console(fleets.big()) as c:
+        await c.press("G", "l", "enter")
+        await c.until(lambda: c.asked() == ["load"])
+        busy = fleets.model("nomic-embed-v2", ModelState.READY, "castor", running=2)
+        done = Operation(
+            id="op-1", kind="load", model="nomic-embed-v2", state=OperationState.DONE
+        )
+        c.gateway.delta(FleetDelta(operations=[done], models=[busy]))
+        await c.until(lambda: "ready" in row_of(c, "nomic-embed-v2"))
+        await c.press("z")
+        await c.until(lambda: isinstance(c.app.screen, ChoiceDialog))
+        assert "2 running, 0 waiting" in c.text("#choices")
+        assert c.asked() == ["load"]
+        await c.press("d")
+        await c.until(lambda: c.asked() == ["load", "unload"])
+        assert not c.app.can("undo")
+
+
+async def test_a_load_of_what_is_loaded_asks_for_nothing_and_is_not_undone() -> None:
+    async with console(fleets.big()) as c:
+        await c.select("llama-3.3-70b")
+        await c.press("l")
+        assert "is ready already" in c.text("#places")
+        await c.press("enter")
+        await c.until(lambda: "is ready on boreas already" in c.key_line())
+        assert c.asked() == []
+        assert not c.app.can("undo")
+
+
+async def test_messages_and_questions_too_long_for_the_line_are_cut_not_lost() -> None:
+    name = "org/" + "a-very-long-name-" * 6 + "4.5bpw"
+    fleet = fleets.big()
+    fleet.models = [fleets.model(name, ModelState.READY, "castor", memory_mb=2048)]
+    async with console(fleet, size=(60, 16)) as c:
+        await c.press("u")
+        assert c.key_line().startswith(" unload org/a-very")
+        assert c.key_line().endswith("castor?  frees 2.0G  y/N")
+        await c.press("n")
+        c.gateway.refusal = "no"
+        await c.press("p")
+        await c.until(lambda: c.key_line().startswith(" pin org/a-very"))
+        assert c.key_line().endswith("…")
+
+
+async def test_on_a_small_screen_the_test_prompt_keeps_its_figures() -> None:
+    async with console(fleets.big(), size=(60, 16)) as c:
+        await c.press("t", "enter")
+        await c.until(lambda: "done (stop)" in c.text("#hints"))
+        assert "TTFT" in c.text("#hints")
+        assert "3 tokens" in c.text("#hints")
+
+
 async def test_p_unpins_what_is_pinned() -> None:
     async with console(fleets.big()) as c:
         await c.select("qwen3-32b")
@@ -219,6 +272,15 @@ async def test_models_without_chat_get_a_completion() -> None:
         await c.press("t", "enter")
         await c.until(lambda: "done" in c.text("#hints"))
         assert c.gateway.prompts[0]["prompt"] == "Once upon a time"
+
+
+async def test_an_answer_that_is_no_json_fails_in_words() -> None:
+    async with console(fleets.big()) as c:
+        c.gateway.nonsense = b"data: <html>\n\n"
+        await c.press("t", "enter")
+        await c.until(lambda: "failed" in c.text("#hints"))
+        assert "there was a fox" in c.text("#answer #text")
+        assert "the answer is not understood" in c.text("#answer #text")
 
 
 async def test_closing_the_test_prompt_ends_the_request() -> None:
@@ -272,6 +334,7 @@ async def test_a_gateway_that_goes_away_and_comes_back() -> None:
         await c.until(lambda: c.app.store.link is Link.LOST)
         await c.until(lambda: "not answering" in c.text("#status"))
         assert "closed the connection" in c.text("#problem")
+        assert c.app.fleet.pulse.dimmed, "speeds are old too"
         assert c.app.store.models, "what is known stays"
         assert not c.app.can("model.load")
         assert c.app.can("move.down")

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from cortex_tui.client import Piece, _piece
+from cortex_tui.client import GatewayClient, Piece, _piece
 from cortex_tui.dialogs.test import Answer
-from cortex_tui.plain_http import Refused, error_message
+from cortex_tui.plain_http import Refused, Unreachable, error_message
+from cortex_tui.target import parse
 from neuron.protocol.sse import SseEvent
 
 
@@ -62,3 +63,17 @@ def test_an_error_in_the_stream_is_the_answer() -> None:
 )
 def test_error_messages_of_any_server(content: bytes, message: str) -> None:
     assert error_message(502, content) == message
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:1: connection refused"),
+        ("unix:/nowhere/gateway.sock", "local: no such file or directory"),
+    ],
+)
+async def test_no_connection_is_said_in_plain_words(address: str, reason: str) -> None:
+    async with GatewayClient(parse(address)) as client:
+        with pytest.raises(Unreachable) as caught:
+            await anext(client.events())
+    assert str(caught.value) == reason
