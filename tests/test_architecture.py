@@ -73,7 +73,7 @@ def test_serve_imports_neither_the_console_nor_a_neuron(home: Home) -> None:
     assert not top_level(modules) & ({"textual", "rich", "numpy"} | BACKENDS)
     neuron = {m for m in modules if m.startswith("neuron.")}
     beyond_protocol = {m for m in neuron if not m.startswith("neuron.protocol")}
-    assert beyond_protocol == {"neuron.server_runner"}  # Any HTTP server's errors.
+    assert beyond_protocol == set()
     assert {m for m in modules if m.startswith("services.gateway")}
 
 

@@ -25,7 +25,7 @@ from neuron.protocol import paths
 from neuron.protocol.address import Address
 from neuron.protocol.announce import Announcement
 from neuron.protocol.errors import ApiError
-from neuron.server_runner import EnvelopeRunner
+from neuron.protocol.server_runner import EnvelopeRunner
 from neuron.web import error_middleware
 
 log = logging.getLogger(__name__)

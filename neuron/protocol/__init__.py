@@ -1,4 +1,5 @@
 """What a neuron and its callers share: wire types, routes, errors, files.
 
-Standard library and pydantic only; nothing here imports the rest of a neuron.
+Nothing here imports the rest of a neuron, nor anything heavy: only `server_runner`,
+which servers import, needs aiohttp.
 """

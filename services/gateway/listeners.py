@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from neuron.protocol.address import Address
-from neuron.server_runner import EnvelopeRunner
+from neuron.protocol.server_runner import EnvelopeRunner
 from services.config import OFF
 from services.gateway.app import make_app, make_metrics_app
 from services.gateway.context import Gateway

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from neuron.server_runner import EnvelopeRunner
+from neuron.protocol.server_runner import EnvelopeRunner
 
 LONG = b"a" * 20_000
 
