@@ -5,6 +5,7 @@ either become one grammar; a thinking budget is laid around it.
 """
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from neuron.engines.base import TokenConstraint
 from neuron.protocol.errors import ApiError
@@ -19,7 +20,7 @@ from neuron.worker.schema import GenerationBody
 from neuron.worker.thinking_budget import ThinkingBudget
 from neuron.worker.toolset import Toolset
 
-_TOOLS = "tools"
+_TOOLS: Final = "tools"
 
 
 @dataclass(frozen=True, slots=True)

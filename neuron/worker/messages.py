@@ -1,8 +1,8 @@
 """Messages of a chat request; `neuron.text.chat` makes prompts of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from neuron.worker.unsupported import UNSUPPORTED
@@ -29,7 +29,7 @@ class ToolCall(_Part):
     function: FunctionCall
 
 
-_TEXT_FIELDS = {
+_TEXT_FIELDS: Final = {
     "text": "text",
     "input_text": "text",
     "output_text": "text",
@@ -71,7 +71,7 @@ class ChatMessage(_Part):
         None
     )
     name: str | None = None
-    tool_calls: list[ToolCall] | None = Field(default=None)
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from neuron.text.conversation import texts
-from neuron.worker.toolset import Toolset
 
 _NOTE: Final = """\
 You can call these functions, given as JSON with the schemas of their parameters:
@@ -15,23 +14,31 @@ To call one, answer with nothing but JSON of this form:
 
 
 def with_tools_told(
-    messages: Sequence[Mapping[str, Any]], tools: Toolset
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """The conversation with a system message that describes the tools.
+    """The conversation with a description of the tools, if there are any.
 
+    It stands before everything else that is said: in the system message where there is
+    one, else, as some templates take none, before the first thing that the user says.
     Calls and results of earlier turns become text, as such a template shows neither.
     """
-    note = _NOTE.format(
-        tools="\n".join(
-            json.dumps(tool.get("function", tool), ensure_ascii=False)
-            for tool in tools.sent
-        )
-    )
     told = [_as_text(message) for message in messages]
-    if told and told[0].get("role") in ("system", "developer"):
-        first = {**told[0], "content": "\n".join([*texts(told[0]), "", note])}
-        return [first, *told[1:]]
+    if not tools or not told:
+        return told
+    schemas = (json.dumps(t.get("function", t), ensure_ascii=False) for t in tools)
+    note = _NOTE.format(tools="\n".join(schemas))
+    first, *others = told
+    said = "\n".join(texts(first))
+    if first.get("role") in ("system", "developer"):
+        return [{**first, "content": f"{said}\n\n{note}"}, *others]
+    if first.get("role") == "user":
+        return [{**first, "content": f"{note}\n\n{said}"}, *others]
     return [{"role": "system", "content": note}, *told]
+
+
+def calls_tools(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether calls or their results are part of the conversation."""
+    return any(m.get("role") == "tool" or m.get("tool_calls") for m in messages)
 
 
 def _as_text(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -171,7 +171,7 @@ async def test_what_binds_the_output(
     assert (request.constraint is not None) is bound
 
 
-async def test_a_template_that_knows_no_tools_is_told_in_a_system_message(
+async def test_a_template_that_knows_no_tools_is_told_in_the_first_message(
     start: Start,
 ) -> None:
     call = {
@@ -191,11 +191,16 @@ async def test_a_template_that_knows_no_tools_is_told_in_a_system_message(
         text = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
         await worker.chat(tools=[LOOK])
         alone = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
+        await worker.chat(messages=messages)
+        untold = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
     assert text.startswith("[system:Be kind.\n\nYou can call")
     assert '"description": "look somewhere"' in text
     assert '[assistant:{"name": "look", "arguments": {"at": "it"}}]' in text
     assert text.endswith("[user:The function returned:\nbright]")
-    assert alone.startswith("[system:You can call")
+    assert alone.startswith("[user:You can call")
+    assert alone.endswith("}}\n\nHi]")
+    assert untold.startswith("[system:Be kind.][user:Look!][assistant:{")
+    assert untold.endswith("[user:The function returned:\nbright]")
     (made,) = whole["choices"][0]["message"]["tool_calls"]
     assert json.loads(made["function"]["arguments"]) == {"at": "me"}
 
