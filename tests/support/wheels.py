@@ -53,8 +53,8 @@ class Wheel:
         requirement = f"{self.name}=={self.version}"
         command = [
             sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
-            "--only-binary=:all:", "--disable-pip-version-check", "--dest", folder,
-            requirement,
+            "--only-binary=:all:", "--disable-pip-version-check", "--retries=1",
+            "--timeout=10", "--dest", folder, requirement,
         ]  # fmt: skip
         try:
             done = subprocess.run(
