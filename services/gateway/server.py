@@ -61,6 +61,7 @@ class _Server:
         gateway = Gateway.before(fleet)
         runtime = paths.runtime_dir()
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(fleet.session.close)
             # First the ports: without them no neuron should be started.
             await stack.enter_async_context(listening(gateway, runtime / SOCKET))
             signals = stack.enter_context(_Signals(gateway))
