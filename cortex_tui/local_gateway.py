@@ -23,6 +23,10 @@ class LocalGatewayError(Exception):
     """There is no gateway, and why; the message is for the operator."""
 
 
+class NotStartedAgain(LocalGatewayError):
+    """There is none, and this console will not start one: somebody else has to."""
+
+
 def announcement_path() -> Path:
     """Where the gateway of this user and host announces itself."""
     return paths.runtime_dir() / "gateway.json"

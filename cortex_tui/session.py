@@ -78,7 +78,9 @@ class Session:
             except (Unreachable, Refused, OSError) as error:
                 failures = 0 if self.store.link is Link.LIVE else failures + 1
                 pause = RETRY_S[min(failures, len(RETRY_S) - 1)]
-                self.store.lost(str(error), self._now() + pause)
+                # One that is started elsewhere is found even so: only no time is told.
+                retry_at = None if _given_up(error) else self._now() + pause
+                self.store.lost(str(error), retry_at)
                 await asyncio.sleep(pause)
 
     async def act(
@@ -191,3 +193,10 @@ class Session:
             self.store.apply_delta(view.delta(message) if view else message, now)
         else:
             self.store.apply_event(view.event(message) if view else message, now)
+
+
+def _given_up(error: Exception) -> bool:
+    """Whether nothing will be tried again, short of looking."""
+    from cortex_tui.local_gateway import NotStartedAgain
+
+    return isinstance(error.__cause__, NotStartedAgain)

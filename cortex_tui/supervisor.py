@@ -19,6 +19,7 @@ from typing import Final
 from cortex_tui.local_gateway import (
     POLL_S,
     LocalGatewayError,
+    NotStartedAgain,
     announcement_path,
     log_path,
     running,
@@ -118,17 +119,17 @@ class Supervisor:
         """Seconds to wait before the next start.
 
         Raises:
-            LocalGatewayError: it must not be started again.
+            NotStartedAgain: it must not be started again.
         """
         if self._exit == EXIT_CANNOT_START:
-            raise LocalGatewayError(f"the gateway cannot start: {self._tail()}")
+            raise NotStartedAgain(f"the gateway cannot start: {self._tail()}")
         if self._was_stopped():
-            raise LocalGatewayError("the gateway was stopped; start cortex-tui again")
+            raise NotStartedAgain("the gateway was stopped; start cortex-tui again")
         now = self._clock()
         while self._starts and now - self._starts[0] > RESTART_WINDOW_S:
             self._starts.popleft()
         if len(self._starts) > RESTARTS:
-            raise LocalGatewayError(
+            raise NotStartedAgain(
                 f"the gateway crashed {RESTARTS} times in "
                 f"{RESTART_WINDOW_S / 60:.0f} min (exit {self._exit}): {self._tail()}"
             )
