@@ -18,6 +18,8 @@ class ThoughtTracker:
 
     def feed(self, text: str) -> bool:
         """Take more of the reply; whether some of it belongs to a thought."""
+        if self._syntax is None:
+            return False
         touched = self.inside
         self._held += text
         while (syntax := self._syntax) is not None:

@@ -130,9 +130,9 @@ class Choices:
 
     @property
     def over(self) -> bool:
-        """Whether all have come to their end."""
+        """Whether all have come to a good end."""
         return len(self.generations) == len(self.prepared) and all(
-            generation.over for generation in self.generations.values()
+            each.finish_reason is not None for each in self.generations.values()
         )
 
     @property
