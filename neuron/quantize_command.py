@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -28,14 +29,20 @@ _MAX_WORKERS: Final = 8
 
 
 def _bits(text: str) -> float:
-    bits = float(text)
+    try:
+        bits = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}") from None
     if not min(WIDTHS) <= bits <= max(WIDTHS):
         raise argparse.ArgumentTypeError(f"must be within 2 and 8, not {text}")
     return bits
 
 
 def _group_rows(text: str) -> int:
-    rows = int(text)
+    try:
+        rows = int(text)
+    except ValueError:
+        rows = 0
     if rows <= 0 or rows % BLOCK_ROWS:
         raise argparse.ArgumentTypeError(f"must be a multiple of 32, not {text}")
     return rows
@@ -94,7 +101,10 @@ def run(args: argparse.Namespace) -> int:
 
     def quantize(progress: Progress) -> str:
         report = convert(args.source, args.target, options_of(args), shown(progress))
-        return summary(args.target, report)
+        done = summary(args.target, report)
+        if not (args.target / "tokenizer.json").exists():
+            done += "\nit has no tokenizer.json: nothing can serve it without one"
+        return done
 
     return run_shown("neuron quantize", quantize)
 
@@ -117,17 +127,29 @@ def run_shown(command: str, work: Callable[[Progress], str]) -> int:
     """
     console = Console()
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
+    # Being terminated must not leave gigabytes behind either.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             done = work(progress)
     except (ConvertError, FormatError, ModelError, OSError) as error:
-        _say(Console(stderr=True), f"{command}: {error}")
+        _say(Console(stderr=True), f"{command}: {_words(error)}")
         return REFUSED
     except KeyboardInterrupt:
         _say(Console(stderr=True), f"{command}: interrupted; nothing was kept")
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     _say(console, done)
     return OK
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error)
 
 
 def _say(console: Console, text: str) -> None:

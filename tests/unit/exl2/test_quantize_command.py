@@ -47,7 +47,10 @@ def test_a_refusal_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     tiny_model(tmp_path / "source", hidden=512, inner=2048)
     folders = [tmp_path / "source", tmp_path / "target"]
     process = subprocess.Popen(
@@ -59,7 +62,7 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert "q_proj" in process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "neuron quantize: interrupted; nothing was kept\n"
@@ -69,8 +72,16 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = quantize(tmp_path / "absent", tmp_path / "target", "--bits", "4")
     assert done.returncode == 1
-    assert str(tmp_path / "absent") in done.stderr
-    assert "Traceback" not in done.stderr
+    missing = tmp_path / "absent" / "config.json"
+    assert done.stderr == f"neuron quantize: {missing}: no such file or directory\n"
+
+
+def test_what_could_not_be_served_is_said(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "source")
+    (tmp_path / "source" / "tokenizer.json").unlink(missing_ok=True)
+    done = quantize(tmp_path / "source", tmp_path / "target", "--bits", "4")
+    assert done.returncode == 0
+    assert done.stdout.endswith("no tokenizer.json: nothing can serve it without one\n")
 
 
 @pytest.mark.parametrize(
@@ -78,9 +89,10 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     [
         (["--bits", "9"], "--bits: must be within 2 and 8, not 9"),
         (["--bits", "nan"], "--bits: must be within 2 and 8, not nan"),
-        (["--bits", "four"], "--bits"),
+        (["--bits", "four"], "--bits: must be a number, not four"),
         (["--bits", "4", "--head-bits", "7"], "--head-bits: invalid choice: 7"),
         (["--bits", "4", "--group-rows", "33"], "multiple of 32, not 33"),
+        (["--bits", "4", "--group-rows", "1.5"], "multiple of 32, not 1.5"),
         ([], "--bits"),
     ],
 )
