@@ -15,7 +15,7 @@ from neuron.protocol.types import (
 from services.fleet.client import INSUFFICIENT_MEMORY, NodeClient, NodeError
 from services.fleet.operation_runner import OperationRunner
 from services.fleet.placement import Offer, rank
-from services.fleet.routing import FAILED_RETRY_S, Candidate, cold_candidates
+from services.fleet.routing import FAILED_RETRY_S, Candidate, cold_candidates, why_not
 from services.fleet.state import FleetState
 from services.schema import ModelAction, NodeState, Operation
 
@@ -119,9 +119,8 @@ class Lifecycle:
                 if error.status not in (INSUFFICIENT_MEMORY, 502):
                     raise
                 refusal = error
-        raise refusal or unavailable(
-            f"no node can load '{action.model}' now", code="node_unavailable"
-        )
+        entry = self._state.entry(action.model)
+        raise refusal or why_not(entry, self._state.candidates(action.model))
 
     def _present(self, model: str) -> str | None:
         """A node that has it loaded, or is about to."""

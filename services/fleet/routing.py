@@ -90,7 +90,7 @@ def route(
         return Load(tuple(c.node for c in cold))
     if leaving := _in_state(candidates, ModelState.UNLOADING):
         return Wait(leaving[0].node, ModelState.UNLOADING)
-    return Refuse(_why_not(entry, candidates))
+    return Refuse(why_not(entry, candidates))
 
 
 def cold_candidates(
@@ -151,7 +151,7 @@ def _upstream_failed(model: str, nodes: frozenset[str]) -> ApiError:
     )
 
 
-def _why_not(entry: ModelEntry, candidates: Sequence[Candidate]) -> ApiError:
+def why_not(entry: ModelEntry, candidates: Sequence[Candidate]) -> ApiError:
     """The refusal that says most: failure, then unfitness, then silence."""
     model = entry.id
     answering = [c for c in candidates if c.answers]

@@ -323,3 +323,6 @@ async def test_a_model_that_no_node_may_load(home: Home) -> None:
             error = (await response.json())["error"]
             assert (response.status, error["code"]) == (503, "model_not_servable")
             assert "no engine reads it" in error["message"]
+        operation = await client.post(schema.LOAD, model="m")
+        assert operation["state"] == "failed"
+        assert "no engine reads it" in operation["error"], "operators are told too"
