@@ -36,6 +36,19 @@ def test_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "verb", ["status", "models", "load", "unload", "pin", "unpin", "stop"]
+)
+def test_every_option_of_a_command(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    (line,) = re.findall(rf"^cortex-tui {verb}\b.*", README, re.MULTILINE)
+    assert set(re.findall(r"--[a-z-]+", line)) == options - {"--help", "--attach"}
+
+
+@pytest.mark.parametrize(
     "route",
     sorted(
         {
