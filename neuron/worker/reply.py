@@ -92,6 +92,7 @@ class Reply:
         self.stopped = False
         """It is over, whatever more the engine says."""
         self.calls = 0
+        """Complete ones."""
         self._shape = shape
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(
@@ -176,16 +177,18 @@ class Reply:
                     if self._shape.reasoning:
                         self._reasoning.append(event.text)
                 case ToolCallStarted():
-                    self.calls += 1
                     call = CallDelta(event.index, event.id, event.name)
                     self._calls[event.index] = call
                 case ToolArgumentsDelta():
                     call = self._calls.setdefault(event.index, CallDelta(event.index))
                     call.arguments += event.text
-                case ToolCallEnded():
-                    if event.complete and not self._shape.several_calls:
+                case ToolCallEnded(complete=True):
+                    self.calls += 1
+                    if not self._shape.several_calls:
                         self.stopped = True
                         return
+                case ToolCallEnded():
+                    pass  # What is left of it follows as text.
 
     def taken(self, finish_reason: FinishReason | None) -> Delta:
         """What is ready, which is forgotten here."""

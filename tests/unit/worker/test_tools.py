@@ -98,12 +98,13 @@ async def test_a_broken_call_is_text_and_counted(start: Start) -> None:
     async with start(broken, template=TEMPLATE) as worker:
         _, whole = await worker.chat(tools=[LOOK])
         assert worker.tally.unparsed_calls == 1
-        await worker.stream("/v1/chat/completions", CHAT)
+        chunks = await worker.stream("/v1/chat/completions", CHAT)
         assert worker.tally.unparsed_calls == 2
     (choice,) = whole["choices"]
     assert choice["finish_reason"] == "stop"
     assert choice["message"]["content"].strip() == broken
     assert "tool_calls" not in choice["message"]
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": [LOOK], "tool_choice": "none"}])
