@@ -82,9 +82,11 @@ async def _listen(runner: web.AppRunner, address: Address, key: str) -> str:
     try:
         await web.TCPSite(runner, address.host, address.port).start()
     except OSError as error:
+        # asyncio's own text says the address once more, and how it was bound.
+        known = error.errno is not None and error.errno > 0
+        why = os.strerror(error.errno or 0).lower() if known else error.strerror
         raise StartError(
-            f"{key}: cannot listen on {address.host}:{address.port}: "
-            f"{error.strerror or error}"
+            f"{key}: cannot listen on {address.host}:{address.port}: {why or error}"
         ) from error
     port = runner.addresses[before][1]
     return address.url(port)
