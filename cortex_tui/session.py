@@ -80,7 +80,7 @@ class Session:
                 pause = RETRY_S[min(failures, len(RETRY_S) - 1)]
                 # One that is started elsewhere is found even so: only no time is told.
                 retry_at = None if _given_up(error) else self._now() + pause
-                self.store.lost(str(error), retry_at)
+                self.store.lost(_words(error), retry_at)
                 await asyncio.sleep(pause)
 
     async def act(
@@ -193,6 +193,12 @@ class Session:
             self.store.apply_delta(view.delta(message) if view else message, now)
         else:
             self.store.apply_event(view.event(message) if view else message, now)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
 
 
 def _given_up(error: Exception) -> bool:

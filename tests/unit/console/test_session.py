@@ -31,6 +31,26 @@ async def test_a_retry_is_announced_only_where_there_will_be_one(
         raise error
 
     monkeypatch.setattr(Supervisor, "locate", locate)
+    store = await lost_store()
+    assert store.problem == str(error)
+    assert (store.retry_at is not None) is retries
+
+
+async def test_a_folder_that_cannot_be_made_is_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in home.environ.items():
+        monkeypatch.setenv(name, value)
+    file = home.root / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(file))
+    store = await lost_store()
+    assert store.problem == f"{file}/cortex: not a directory"
+    assert store.retry_at is not None
+
+
+async def lost_store() -> FleetStore:
+    """What a session's store says after its first failure."""
     store = FleetStore()
     running = asyncio.create_task(Session(store, now=lambda: 100.0).run())
     for _ in range(1000):
@@ -39,5 +59,4 @@ async def test_a_retry_is_announced_only_where_there_will_be_one(
         await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.wait([running])
-    assert store.problem == str(error)
-    assert (store.retry_at is not None) is retries
+    return store
