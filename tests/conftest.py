@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
 
 from tests.support import smollm2 as smollm2_model
 from tests.support.processes import Home, temporary_home
+
+# The same examples every time; `--hypothesis-profile default` looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)
