@@ -93,6 +93,7 @@ class Exchange:
         self._entry = entry
         self._response: web.StreamResponse | None = None
         """The stream, where it had to be opened before a replica was found."""
+        self._meter: StreamMeter | None = None
         self.ending = Ending()
 
     async def run(self) -> web.StreamResponse:
@@ -105,7 +106,7 @@ class Exchange:
                 raise
             return await self._end_with_error(self._response, error)
         except (asyncio.CancelledError, ConnectionResetError):
-            self.ending.status, self.ending.outcome = CLIENT_CLOSED, "client_gone"
+            self._client_left()
             self._abort()
             raise
         except Exception:
@@ -113,6 +114,14 @@ class Exchange:
                 raise
             log.exception("request id=%s failed", self._entry.id)
             return await self._end_with_error(self._response, internal_error())
+
+    def _client_left(self) -> None:
+        """Some leave with `[DONE]`, before the connection's own end: all is well."""
+        if self._meter is not None and self._meter.done:
+            self.ending.usage, _ = self._meter.ending()
+            self.ending.status, self.ending.outcome = 200, "done"
+        else:
+            self.ending.status, self.ending.outcome = CLIENT_CLOSED, "client_gone"
 
     async def _answer(self) -> web.StreamResponse:
         failed: frozenset[str] = frozenset()
@@ -224,6 +233,7 @@ class Exchange:
         first = await relay.first_chunk(upstream)
         response = await self._open_stream()
         meter, entry = StreamMeter(), self._entry
+        self._meter = meter
 
         def on_chunk() -> None:
             entry.tokens = meter.events

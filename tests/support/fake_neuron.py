@@ -341,6 +341,18 @@ def ends_after(data: bytes) -> Reply:
     return reply
 
 
+def lingers_after(data: bytes) -> Reply:
+    """Sends `data` and keeps the connection, as if there were more."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        response = await _open_stream(request)
+        await response.write(data)
+        await asyncio.sleep(3600)
+        return response
+
+    return reply
+
+
 def hangs() -> Reply:
     """Takes the request and is never heard of again."""
 

@@ -8,6 +8,7 @@ import aiohttp
 import orjson
 import pytest
 
+from neuron.protocol import sse
 from neuron.protocol.errors import ApiError, overloaded
 from neuron.protocol.types import ModelState
 from tests.integration.gateway.gateways import (
@@ -118,6 +119,26 @@ async def test_a_client_that_leaves_cancels_the_neuron_in_decode(home: Home) -> 
             assert view.ttft_s is not None
             response.close()
         await asyncio.wait_for(fake.abandoned.wait(), 5)
+
+
+async def test_a_client_that_leaves_with_the_last_event_has_had_everything(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        final = sse.encode(orjson.dumps({"usage": fake_neuron.usage(1)}))
+        whole = fake_neuron.token("x") + final + sse.DONE
+        fake.reply = fake_neuron.lingers_after(whole)
+        body = {"model": "m", "stream": True}
+        async with client.http.post("/v1/completions", json=body) as response:
+            assert await response.content.readexactly(len(whole)) == whole
+            response.close()
+        await until(lambda: not client.snapshot().requests)
+        assert client.outcomes(caplog) == ["status=200 outcome=done"]
+        tokens = 'cortex_completion_tokens_total{model="m",node="a"} 1.0'
+        assert tokens in await client.metrics()
 
 
 @pytest.mark.parametrize("cut", [b"", b"\n\n"])
