@@ -382,12 +382,11 @@ async def test_callers_and_classes_named_in_headers_decide_who_waits(
 ) -> None:
     async with start("x", manual=True, slots=1, max_queue=2) as worker:
         admission = worker.admission
-        served: list[str] = []
 
-        async def ask(caller: str, priority: int = 0) -> int:
+        async def ask(seed: int, caller: str, priority: int = 0) -> int:
             said = {"X-Cortex-Caller": caller, "X-Cortex-Priority": str(priority)}
-            status, _ = await worker.post("/v1/chat/completions", CHAT, headers=said)
-            served.append(caller)
+            body = CHAT | {"seed": seed}
+            status, _ = await worker.post("/v1/chat/completions", body, headers=said)
             return status
 
         async def inside(count: int) -> None:
@@ -396,16 +395,16 @@ async def test_callers_and_classes_named_in_headers_decide_who_waits(
         async with asyncio.TaskGroup() as group:
             greedy = []
             for count in (1, 2, 3):
-                greedy.append(group.create_task(ask("greedy")))
+                greedy.append(group.create_task(ask(count, "greedy")))
                 await inside(count)
-            modest = group.create_task(ask("modest"))
+            modest = group.create_task(ask(4, "modest"))
             await until(lambda: admission.rejections["made_room"] == 1)
-            urgent = group.create_task(ask("urgent", 1))
+            urgent = group.create_task(ask(5, "urgent", 1))
             await until(lambda: admission.rejections["made_room"] == 2)
             worker.engine.allow(100)
         assert [task.result() for task in greedy] == [200, 200, 429]
         assert (modest.result(), urgent.result()) == (429, 200)
-        assert served[2:] == ["greedy", "urgent", "greedy"]
+        assert [request.sampling.seed for request in worker.engine.seen] == [1, 5, 2]
         status, answer = await worker.post(
             "/v1/chat/completions", CHAT, headers={"X-Cortex-Priority": "urgent"}
         )
