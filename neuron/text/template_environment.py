@@ -33,6 +33,9 @@ _LEFT_OUT: Final = frozenset(
 _NO_METHODS: Final = frozenset(("encode", "striptags", "to_bytes"))
 """Of strings and numbers: without these there are no bytes to bound."""
 
+_SCOPES: Final = frozenset(("_block_vars", "_loop_vars"))
+"""What a call inside a block or loop is handed by Jinja beside its arguments."""
+
 
 class RefusalError(jinja2.TemplateError):
     """The template called `raise_exception`."""
@@ -93,7 +96,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         subject = getattr(method, "__self__", None)
         if isinstance(subject, str):
             args = tuple(_settled(args))
-            estimates.check_call(method.__name__, subject, [*args, *kwargs.values()])
+            named = [kwargs[name] for name in kwargs.keys() - _SCOPES]
+            estimates.check_call(method.__name__, subject, [*args, *named])
         return bounds.bounded(super().call(__context, __obj, *args, **kwargs))
 
     def _generate(
