@@ -132,8 +132,8 @@ def test_hooks_need_a_budget() -> None:
 def test_what_else_a_loop_knows_is_not_an_argument() -> None:
     source = (
         "{% for m in [x] %}{% set kept = m %}{{ kept.strip('\\n') }}{% endfor %}"
-        "{% set y %}{% for m in [x] %}{% set z = m %}{{ z.split('b')[0].rstrip('\\n') }}"
-        "{% endfor %}{% endset %}{{ y }}"
+        "{% set y %}{% for m in [x] %}{% set z = m %}"
+        "{{ z.split('b')[0].rstrip('\\n') }}{% endfor %}{% endset %}{{ y }}"
     )
     said = "a" * 500_000
     assert CompiledTemplate(source).render({"x": said}) == 2 * said
