@@ -11,7 +11,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron.engines.base import GenerationRequest, SamplingParams, TokenLogprobs
+from neuron.engines.base import (
+    EngineError,
+    GenerationRequest,
+    SamplingParams,
+    TokenLogprobs,
+)
 from neuron.engines.reference.tiles import Floats
 
 Ids = NDArray[np.intp]
@@ -49,6 +54,9 @@ class Sampler:
             logits: [vocab], finite; left as they are.
             likeliest: where they are largest, the lowest id among equals.
             allowed: [vocab], at least one; has the last word on stop ids, too.
+
+        Raises:
+            EngineError: no token is left to choose.
         """
         if self._is_plain_greedy and (allowed is None or allowed[likeliest]):
             token = likeliest
@@ -101,11 +109,18 @@ class Sampler:
         return adjusted
 
     def _choose(self, adjusted: Doubles) -> int:
-        params = self._params
-        if params.temperature == 0:
-            return int(adjusted.argmax())
+        token = int(adjusted.argmax())
+        if self._params.temperature > 0 and adjusted[token] > -np.inf:
+            token = self._drawn(adjusted)
+        if not adjusted[token] > -np.inf:
+            raise EngineError(
+                "no token is left that may come next", code="sampling_failed"
+            )
+        return token
+
+    def _drawn(self, adjusted: Doubles) -> int:
         draw = float(self._random.random())
-        ids, weights = candidates(adjusted, params)
+        ids, weights = candidates(adjusted, self._params)
         sums = np.cumsum(weights)
         last = np.searchsorted(sums, sums[-1])  # that has any weight
         index = np.searchsorted(sums, draw * sums[-1], side="right")

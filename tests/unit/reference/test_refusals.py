@@ -15,6 +15,7 @@ from neuron.protocol.types import LoadPlan, LoadRequest
 from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.reference.support import (
     BUNDLED,
+    generate,
     info_of,
     loaded,
     planned,
@@ -91,7 +92,8 @@ def test_request_longer_than_the_context(
 
 
 def test_longest_request_fits(engine: ReferenceEngine) -> None:
-    engine.submit(request("a", [5] * 600, 40))
+    output = generate(engine, request("a", [5] * 600, 40))["a"]
+    assert (len(output.tokens), output.reason) == (40, "length")
 
 
 def test_request_longer_than_the_cache(long_folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
-from neuron.engines.base import GenerationRequest, SamplingParams
+from neuron.engines.base import EngineError, GenerationRequest, SamplingParams
 from neuron.engines.reference.sampler import (
     Sampler,
     candidates,
@@ -203,3 +203,10 @@ def test_more_log_probabilities_than_tokens() -> None:
     logprobs = log_probabilities(LOGITS, 0, 99)
     assert len(logprobs.top) == VOCAB
     assert sum(math.exp(value) for _, value in logprobs.top) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_k": 3}])
+def test_nothing_beyond_the_mask_is_ever_chosen(params: dict[str, Any]) -> None:
+    nothing = np.zeros(VOCAB, np.bool_)
+    with pytest.raises(EngineError, match="no token is left"):
+        sampler(**params).sample(LOGITS, int(LOGITS.argmax()), nothing)
