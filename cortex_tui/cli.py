@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cortex_tui.format import Glyphs, glyphs
 from cortex_tui.target import Target, TargetError, parse
+from neuron.protocol.command_line import run_to_the_end
 
 OK = 0
 REFUSED = 1
@@ -31,20 +32,9 @@ EXIT_CODES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit code."""
     try:
-        try:
-            return _main(argv)
-        finally:
-            # Now rather than at exit, where nobody could catch what it raises.
-            sys.stdout.flush()
+        return run_to_the_end("cortex-tui", lambda: _main(argv))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader left (`| head`): nothing more can be said, not even at exit.
-        _discard_output()
-        return OK
-    except OSError as error:
-        _discard_output()
-        return _fail(REFUSED, error.strerror or str(error))
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -52,10 +42,6 @@ def _main(argv: Sequence[str] | None) -> int:
     arguments = parser.parse_args(argv)
     _check_combination(parser, arguments)
     return _run(arguments)
-
-
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from neuron.config import load_config
+from neuron.protocol.command_line import run_to_the_end
 from neuron.protocol.config_file import ConfigError
 from neuron.protocol.version import build_version
 
@@ -20,6 +21,10 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; without a command it serves."""
+    return run_to_the_end("neuron", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (given[0].startswith("-") and given[0] not in _OWN_FLAGS):
         given.insert(0, "serve")

@@ -1,12 +1,9 @@
 """The one-shot commands against the real gateway: output and exit codes."""
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from subprocess import CompletedProcess
-from typing import IO
 
 import pytest
 
@@ -14,7 +11,6 @@ from cortex_tui import oneshot
 from cortex_tui.target import parse
 from services import schema
 from tests.integration.console.terminals import (
-    COMMAND,
     DEADLINE_S,
     MODEL,
     cortex,
@@ -141,32 +137,3 @@ def test_a_configuration_that_cannot_be_used_is_two(home: Home) -> None:
 
 def test_version(home: Home) -> None:
     assert cortex(home, "--version").stdout.startswith("cortex-tui ")
-
-
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
-def test_a_reader_that_left_is_no_error(home: Home, arguments: list[str]) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    with open(write, "wb") as gone:
-        result = run_into(home, gone, *arguments)
-    assert (result.returncode, result.stderr) == (0, "")
-
-
-def test_a_full_disk_is_said(home: Home) -> None:
-    with open("/dev/full", "wb") as full:
-        result = run_into(home, full, "--version")
-    assert result.returncode == 1
-    assert result.stderr == "cortex-tui: No space left on device\n"
-
-
-def run_into(home: Home, output: IO[bytes], *arguments: str) -> CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environ(home),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
