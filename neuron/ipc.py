@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
-from neuron.protocol.types import Wire
+from neuron.protocol.types import LoadOptions, Wire
 
 REPORT_FD_ENV: Final = "NEURON_REPORT_FD"
 """Number of the inherited descriptor that takes reports."""
@@ -32,6 +32,9 @@ class WorkerSpec(Wire):
     cache_mode: str
     cache_tokens: int
     devices: list[int] = Field(default_factory=list)
+    options: LoadOptions = Field(default_factory=LoadOptions)
+    draft_path: Path | None = None
+    """Folder of the model that `options.draft` names."""
     socket: Path
     max_queue: int = 64
     queue_wait_s: float = 60

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from neuron.models.info import ModelInfo
-from neuron.protocol.types import EngineInfo, LoadPlan, LoadRequest
+from neuron.protocol.types import EngineInfo, LoadOptions, LoadPlan, LoadRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,6 +228,9 @@ class LoadSpec:
     cache_mode: str
     cache_tokens: int
     devices: tuple[int, ...] = ()
+    options: LoadOptions = field(default_factory=LoadOptions)
+    draft: ModelInfo | None = None
+    """The model that `options.draft` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +257,15 @@ class Engine(Protocol):
 
     @classmethod
     def plan(
-        cls, info: ModelInfo, request: LoadRequest, memory: HostMemory
+        cls,
+        info: ModelInfo,
+        request: LoadRequest,
+        memory: HostMemory,
+        draft: ModelInfo | None = None,
     ) -> LoadPlan:
         """Fill in defaults and say what the load needs and whether it fits.
+
+        `draft` describes the model that the request's `draft` names.
 
         Raises:
             EngineError: a field of the request is one this engine cannot honour;

@@ -174,7 +174,37 @@ class ModelList(Wire):
     models: list[Model] = Field(default_factory=list)
 
 
-class LoadRequest(Wire):
+class LoraAdapter(Wire):
+    """A LoRA adapter that every request of the loaded model runs with."""
+
+    path: str = Field(min_length=1)
+    """PEFT folder on the neuron; a relative one is looked for in the model's folder."""
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    """Factor on what the adapter adds."""
+
+
+class LoadOptions(Wire):
+    """How a model is loaded, beyond its size; an engine refuses what it lacks."""
+
+    draft: str | None = None
+    """Id of a smaller model with the same tokens, which guesses for this one."""
+    draft_tokens: int | None = Field(default=None, ge=1)
+    """Tokens guessed per step, by `draft` or `ngram`."""
+    ngram: bool | None = None
+    """Guess from what the request has said already."""
+    tensor_parallel: bool | None = None
+    """Split every layer over the GPUs, instead of giving each GPU some layers."""
+    rope_scale: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+    """Linear context extension: positions are divided by it."""
+    rope_alpha: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+    """NTK context extension: how much longer the context is to become."""
+    yarn_factor: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+    """YaRN context extension: how much longer the context is to become."""
+    loras: list[LoraAdapter] | None = None
+    """Adapters to apply."""
+
+
+class LoadRequest(LoadOptions):
     """POST /models/load and /models/plan; what is absent takes the engine's default."""
 
     model: str
@@ -192,11 +222,9 @@ class LoadRequest(Wire):
     `max_seq_len`."""
     slots: int | None = Field(default=None, ge=1)
     """Requests that decode at once."""
-    draft: str | None = None
-    """Model that drafts for this one."""
 
 
-class LoadPlan(Wire):
+class LoadPlan(LoadOptions):
     """What a load would need, part by part in bytes, and whether it fits now."""
 
     model: str = ""
@@ -206,6 +234,10 @@ class LoadPlan(Wire):
     need_bytes: int | None = None
     parts: dict[str, int] = Field(default_factory=dict)
     """`weights`, `cache`, `scratch`, …; they add up to `need_bytes`."""
+    device_bytes: dict[int, int] = Field(default_factory=dict)
+    """GPU → its share of `need_bytes`; empty where the engine runs on a CPU."""
+    measured_bytes: int | None = None
+    """What the same load took the last time."""
     available_bytes: int | None = None
     devices: list[int] = Field(default_factory=list)
     max_seq_len: int | None = None

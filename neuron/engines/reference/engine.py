@@ -76,9 +76,13 @@ class ReferenceEngine:
 
     @classmethod
     def plan(
-        cls, info: ModelInfo, request: LoadRequest, memory: HostMemory
+        cls,
+        info: ModelInfo,
+        request: LoadRequest,
+        memory: HostMemory,
+        draft: ModelInfo | None = None,
     ) -> LoadPlan:
-        """What the load takes from this host's RAM.
+        """What the load takes from this host's RAM; a `draft` is refused.
 
         Raises:
             EngineError: a field of the request cannot be honoured; `param` names it.

@@ -78,15 +78,29 @@ def _config(info: ModelInfo) -> ModelConfig:
         raise EngineError(str(error), code="unsupported", param="model") from None
 
 
+_LACKS: Final = {
+    "devices": "this engine runs on the CPU; leave devices out",
+    "tensor_parallel": "this engine runs on the CPU; leave tensor_parallel out",
+    "draft": "this engine has no speculative decoding",
+    "draft_tokens": "this engine has no speculative decoding",
+    "ngram": "this engine has no speculative decoding",
+    "rope_scale": "this engine extends no context beyond what config.json says",
+    "rope_alpha": "this engine extends no context beyond what config.json says",
+    "yarn_factor": "this engine extends no context beyond what config.json says",
+    "loras": "this engine applies no LoRA adapters",
+}
+
+
 def _refuse_unknown(request: LoadRequest, config: ModelConfig) -> None:
-    refused = {
-        "devices": request.devices and "this engine runs on the CPU; leave devices out",
-        "draft": request.draft and "this engine has no speculative decoding",
-        "cache_mode": request.cache_mode not in (None, CACHE_MODE)
-        and f"cache_mode {request.cache_mode!r} is not {CACHE_MODE!r}",
-        "max_seq_len": (request.max_seq_len or 0) > config.context
-        and f"max_seq_len {request.max_seq_len} is over the model's {config.context}",
-    }
+    refused = {param: getattr(request, param) and why for param, why in _LACKS.items()}
+    if request.cache_mode not in (None, CACHE_MODE):
+        refused["cache_mode"] = (
+            f"cache_mode {request.cache_mode!r} is not {CACHE_MODE!r}"
+        )
+    if (request.max_seq_len or 0) > config.context:
+        refused["max_seq_len"] = (
+            f"max_seq_len {request.max_seq_len} is over the model's {config.context}"
+        )
     for param, reason in refused.items():
         if reason:
             raise EngineError(reason, code="unsupported", param=param)

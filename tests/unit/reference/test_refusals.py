@@ -220,6 +220,13 @@ def test_config_that_is_no_json(tmp_path: Path) -> None:
     [
         ({"devices": [0]}, "devices", "runs on the CPU"),
         ({"draft": "small"}, "draft", "no speculative decoding"),
+        ({"draft_tokens": 4}, "draft_tokens", "no speculative decoding"),
+        ({"ngram": True}, "ngram", "no speculative decoding"),
+        ({"tensor_parallel": True}, "tensor_parallel", "runs on the CPU"),
+        ({"rope_scale": 2}, "rope_scale", "extends no context"),
+        ({"rope_alpha": 2}, "rope_alpha", "extends no context"),
+        ({"yarn_factor": 2}, "yarn_factor", "extends no context"),
+        ({"loras": [{"path": "adapter"}]}, "loras", "applies no LoRA"),
         ({"cache_mode": "q4"}, "cache_mode", "'q4' is not 'fp32'"),
         ({"max_seq_len": 257}, "max_seq_len", "257 is over the model's 256"),
     ],

@@ -85,7 +85,11 @@ class ScriptedEngine:
 
     @classmethod
     def plan(
-        cls, info: ModelInfo, request: LoadRequest, memory: HostMemory
+        cls,
+        info: ModelInfo,
+        request: LoadRequest,
+        memory: HostMemory,
+        draft: ModelInfo | None = None,
     ) -> LoadPlan:
         return LoadPlan(model=info.id, engine=cls.name, fits=True)
 
