@@ -15,14 +15,14 @@ from neuron.engines.base import (
     LoadSpec,
     ProgressCallback,
 )
-from neuron.engines.reference.cache import PagePool, pages_for
+from neuron.engines.reference.cache import PAGE, PagePool, pages_for
 from neuron.engines.reference.config import UnsupportedModelError, read_config
 from neuron.engines.reference.forward import Forward
 from neuron.engines.reference.planning import CACHE_MODE, plan_load
 from neuron.engines.reference.scheduler import CHUNK, Scheduler
 from neuron.engines.reference.threads import available_cores
-from neuron.engines.reference.validation import check_request
 from neuron.engines.reference.weights import Loader
+from neuron.engines.validation import check_request
 from neuron.exl2 import FormatError, open_model
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import EngineInfo, LoadPlan, LoadRequest
@@ -132,7 +132,7 @@ class ReferenceEngine:
             EngineError: it can never fit, a value is out of range, or its id is in use.
         """
         loaded = self._require()
-        check_request(request, loaded.forward.vocab, loaded.spec)
+        check_request(request, loaded.forward.vocab, loaded.spec, PAGE)
         if loaded.scheduler.knows(request.id):
             raise EngineError(
                 f"request {request.id!r} is running already", code="invalid_value"

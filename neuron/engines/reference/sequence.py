@@ -15,6 +15,7 @@ from neuron.engines.reference.cache import (
 )
 from neuron.engines.reference.sampler import Sampler
 from neuron.engines.reference.tiles import Floats
+from neuron.engines.validation import tokens_cached_at_most
 
 PIECE: Final = 4
 """Pages that a sequence takes at a time beyond those it can fill at once."""
@@ -153,8 +154,3 @@ class Sequence:
             part = self.tokens[done * PAGE : (done + 1) * PAGE]
             self._hashes.append(page_hash(parent, part))
         return self._hashes[index]
-
-
-def tokens_cached_at_most(request: GenerationRequest) -> int:
-    """Of prompt and output; the last token generated is never looked back at."""
-    return len(request.prompt_ids) + max(0, request.max_new_tokens - 1)

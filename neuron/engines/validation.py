@@ -1,15 +1,24 @@
-"""Requests that can never be served are refused before they are queued."""
+"""Requests that can never be served are refused before they are queued.
+
+The same for every engine; only what a page of the KV cache holds differs.
+"""
 
 import math
 from collections.abc import Iterable
 
 from neuron.engines.base import EngineError, GenerationRequest, LoadSpec, SamplingParams
-from neuron.engines.reference.cache import PAGE, pages_for
-from neuron.engines.reference.sequence import tokens_cached_at_most
 
 
-def check_request(request: GenerationRequest, vocab: int, spec: LoadSpec) -> None:
+def check_request(
+    request: GenerationRequest, vocab: int, spec: LoadSpec, page: int
+) -> None:
     """Whether the request makes sense and has room on an idle engine.
+
+    Args:
+        request: what is asked for.
+        vocab: how many tokens the model has.
+        spec: how it was loaded.
+        page: tokens in a page of its KV cache.
 
     Raises:
         EngineError: it has not; `param` names the field.
@@ -30,15 +39,26 @@ def check_request(request: GenerationRequest, vocab: int, spec: LoadSpec) -> Non
     _check_ids("stop_ids", request.stop_ids, vocab)
     _check_ids("logit_bias", request.sampling.logit_bias, vocab)
     _check_sampling(request.sampling)
-    _check_room(request, spec)
+    _check_room(request, spec, page)
 
 
-def _check_room(request: GenerationRequest, spec: LoadSpec) -> None:
+def pages_for(tokens: int, page: int) -> int:
+    """Pages of so many tokens each that hold `tokens`."""
+    return -(-tokens // page)
+
+
+def tokens_cached_at_most(request: GenerationRequest) -> int:
+    """Of prompt and output; the last token generated is never looked back at."""
+    return len(request.prompt_ids) + max(0, request.max_new_tokens - 1)
+
+
+def _check_room(request: GenerationRequest, spec: LoadSpec, page: int) -> None:
     prompt, wanted = len(request.prompt_ids), request.max_new_tokens
     if prompt + wanted > spec.max_seq_len:
         raise _too_long(spec.max_seq_len, prompt, wanted)
-    if pages_for(tokens_cached_at_most(request)) > pages_for(spec.cache_tokens):
-        raise _too_long(pages_for(spec.cache_tokens) * PAGE + 1, prompt, wanted)
+    pages = pages_for(spec.cache_tokens, page)
+    if pages_for(tokens_cached_at_most(request), page) > pages:
+        raise _too_long(pages * page + 1, prompt, wanted)
 
 
 def _too_long(limit: int, prompt: int, wanted: int) -> EngineError:
