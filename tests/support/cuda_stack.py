@@ -1,0 +1,154 @@
+"""What the tests of the exllamav2 engine need, and why they are skipped without it.
+
+No GPU and no CUDA toolkit: torch's CPU build, triton and exllamav2's Python suffice,
+with `exllamav2_ext` reduced to what the generator calls on the CPU. That part is
+compiled from the installed package's own sources in half a minute and kept in the
+user's cache folder.
+
+A module that imports any of these begins with
+
+    cuda_stack.require("torch", "triton")
+
+and one that drives exllamav2 calls `use_cpu_extension()` before it imports it.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, NoReturn
+
+import pytest
+
+from tests.support.cache import kept_folder
+
+EXTENSION: Final = "exllamav2_ext"
+BUILD_DEADLINE_S: Final = 240.0
+"""For tests that may be the first to need the extension: 13 s of CPU time, once."""
+_INSTALL: Final = {
+    "torch": "pip install 'torch==2.13.*'",
+    "triton": "it comes with torch's CUDA build, or pip install triton",
+    "exllamav2": "pip install --no-deps exllamav2==0.3.2",
+}
+_SOURCES: Final = Path(__file__).parent / "exllamav2_cpu"
+
+
+def require(*packages: str) -> None:
+    """Skip the module or the test that calls this unless all can be imported."""
+    for package in packages:
+        if find_spec(package) is None:
+            how = _INSTALL.get(package, f"pip install {package}")
+            pytest.skip(f"{package} is not installed: {how}", allow_module_level=True)
+
+
+def use_cpu_extension() -> None:
+    """Make `import exllamav2` work in this process; skips where it cannot.
+
+    Whatever `exllamav2_ext` is imported already stays.
+    """
+    if EXTENSION in sys.modules:
+        return
+    folder = str(cpu_extension())
+    importlib.import_module("torch")  # brings the libraries that the extension needs
+    sys.path.insert(0, folder)
+    try:
+        importlib.import_module(EXTENSION)
+    finally:
+        sys.path.remove(folder)
+
+
+def cpu_extension() -> Path:
+    """The folder with the extension, for `sys.path` or another process's PYTHONPATH.
+
+    Skips where it cannot be built; a compiler's error fails the test.
+    """
+    require("torch", "exllamav2")
+    compiler = _compiler()
+    try:
+        return kept_folder(
+            f"exllamav2-ext-{_key(compiler)}",
+            lambda folder: _build(compiler, folder),
+            wait_s=BUILD_DEADLINE_S,
+        )
+    except TimeoutError as error:
+        _skip(str(error))
+
+
+def _compiler() -> str:
+    if platform.machine() != "x86_64":
+        _skip(f"exllamav2's sampler needs x86-64, not {platform.machine()}")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        _skip("no C++ compiler: apt install g++")
+    if not (_python_headers() / "Python.h").exists():
+        _skip(f"no Python.h in {_python_headers()}: apt install python3-dev")
+    return compiler
+
+
+def _skip(reason: str) -> NoReturn:
+    pytest.skip(reason, allow_module_level=True)
+
+
+def _python_headers() -> Path:
+    return Path(sysconfig.get_path("include"))
+
+
+def _package(name: str) -> Path:
+    """Its folder, without importing it."""
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
+def _our_files() -> Iterator[Path]:
+    return (path for path in sorted(_SOURCES.rglob("*")) if path.is_file())
+
+
+def _key(compiler: str) -> str:
+    digest = hashlib.sha256(compiler.encode())
+    for path in (Path(__file__), *_our_files()):
+        digest.update(path.read_bytes())
+    versions = [
+        f"{name}{importlib.metadata.version(name)}" for name in ("exllamav2", "torch")
+    ]
+    tag = sys.implementation.cache_tag
+    return "-".join([*versions, str(tag), digest.hexdigest()[:12]])
+
+
+def _build(compiler: str, folder: Path) -> None:
+    folder.mkdir()
+    torch = _package("torch")
+    includes = [
+        _SOURCES / "include",
+        _package("exllamav2") / EXTENSION,
+        torch / "include",
+        torch / "include/torch/csrc/api/include",
+        _python_headers(),
+    ]
+    command = [
+        compiler, "-std=c++20", "-O1", "-w", "-fPIC", "-shared",
+        "-fvisibility=hidden", "-ffunction-sections", "-Wl,--gc-sections",
+        f"-DTORCH_EXTENSION_NAME={EXTENSION}",
+        *(f"-I{include}" for include in includes),
+        str(_SOURCES / "bindings.cpp"),
+        "-o", str(folder / f"{EXTENSION}.so"),
+        f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=BUILD_DEADLINE_S, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{compiler} failed:\n{done.stderr[-4000:]}")
+
+
+if __name__ == "__main__":
+    print(cpu_extension())

@@ -1,0 +1,9 @@
+#pragma once
+#include <c10/core/Device.h>
+
+namespace at::cuda {
+struct OptionalCUDAGuard
+{
+    explicit OptionalCUDAGuard(std::optional<c10::Device>) {}
+};
+}
