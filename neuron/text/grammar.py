@@ -26,7 +26,7 @@ __all__ = ["GrammarCompiler", "GrammarError", "GrammarSpec", "json_rule"]
 
 CACHED: Final = 32
 """Compiled grammars kept; a client sends the same schema with every request."""
-THREADS: Final = 2
+THREADS: Final = 4
 TIMEOUT: Final = 10.0
 """Seconds that compiling may take, waiting for a thread included."""
 _STACK: Final = 256 << 20

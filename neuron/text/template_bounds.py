@@ -22,6 +22,8 @@ from typing import Final, TypeVar
 
 from jinja2 import TemplateRuntimeError
 
+from neuron.text.abandonment import stop_if_abandoned
+
 _LOOK_EVERY: Final = 16
 _CHECK_EVERY: Final = 1024
 _ELEMENT: Final = 16
@@ -63,9 +65,13 @@ class Budget:
 
         Raises:
             BoundExceededError: the deadline is over.
+            AbandonedError: nobody waits for the text any more.
         """
         self._ticks += 1
-        if self._ticks % _LOOK_EVERY == 0 and time.thread_time() > self._deadline:
+        if self._ticks % _LOOK_EVERY:
+            return
+        stop_if_abandoned()
+        if time.thread_time() > self._deadline:
             raise BoundExceededError(f"it takes longer than {self._seconds:g} s")
 
     def check(self, size: int) -> None:

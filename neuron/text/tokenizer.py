@@ -84,14 +84,18 @@ class TextTokenizer:
         The beginning-of-sequence token comes first where the model wants one, and not
         twice where `text` already begins with it.
         """
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # A batch of one: unlike `encode`, that lets other threads run meanwhile.
+        batch = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = batch[0].ids
         if add_bos and self._bos_id is not None and ids[:1] != [self._bos_id]:
             ids.insert(0, self._bos_id)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; special tokens have none."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        # A batch of one: unlike `decode`, that lets other threads run meanwhile.
+        texts = self._tokenizer.decode_batch([ids], skip_special_tokens=True)
+        return str(texts[0])
 
     def is_silent(self, token_id: int) -> bool:
         """Whether it has no text: a special token, or an id beyond the vocabulary."""

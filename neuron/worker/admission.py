@@ -6,11 +6,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from neuron.ipc import QUEUE_WAIT_BOUNDS_S
 from neuron.protocol.errors import ApiError, overloaded, unavailable
 from neuron.worker.fair_line import FairLine, LineFullError, Place
+
+T = TypeVar("T")
 
 _REMEMBERED: Final = 32
 _MIN_RETRY_S: Final = 1.0
@@ -19,7 +21,7 @@ _MAX_RETRY_S: Final = 60.0
 
 
 class Ticket(Place):
-    """A place in line at first, then a slot, until `release`."""
+    """A place in line at first, then, for who waits, a slot, until `release`."""
 
     def __init__(self, admission: "Admission", caller: str, priority: int) -> None:
         super().__init__(caller, priority)
@@ -34,8 +36,8 @@ class Ticket(Place):
             ApiError: 503, the line's own deadline passed or it was closed; 429, it
                 had to make room.
         """
-        admission = self._admission
-        left = max(0.0, self.arrived + admission.wait_s - admission.clock())
+        self._admission.make_ready(self)
+        left = self._left()
         waiting = left if timeout is None else min(timeout, left)
         await asyncio.wait({self.answer}, timeout=waiting)
         if self.answer.done():
@@ -43,7 +45,27 @@ class Ticket(Place):
             return True
         if waiting < left:
             return False
-        raise admission.timed_out(self)
+        raise self._admission.timed_out(self)
+
+    async def meanwhile(self, work: "asyncio.Future[T]") -> T:
+        """What comes of `work`, as long as the place in line is not lost before.
+
+        Raises:
+            ApiError: as `wait`.
+        """
+        either: set[asyncio.Future[Any]] = {work, self.answer}
+        await asyncio.wait(
+            either, timeout=self._left(), return_when=asyncio.FIRST_COMPLETED
+        )
+        if self.answer.done():
+            self.answer.result()
+        if not work.done():
+            raise self._admission.timed_out(self)
+        return work.result()
+
+    def _left(self) -> float:
+        admission = self._admission
+        return max(0.0, self.arrived + admission.wait_s - admission.clock())
 
     def release(self) -> None:
         """Give the slot, or the place in line, to the next one. Any further is fine."""
@@ -85,6 +107,11 @@ class Admission:
         return self._line.queued
 
     @property
+    def preparing(self) -> int:
+        """How many of those in line do not wait for a slot yet."""
+        return self._line.preparing
+
+    @property
     def capacity(self) -> int:
         """How many tickets there can be at once."""
         return self._line.capacity
@@ -103,7 +130,7 @@ class Admission:
 
     @contextmanager
     def enter(self, *, caller: str = "", priority: int = 0) -> Iterator[Ticket]:
-        """Take a slot or a place in line; it is given back at the end, come what may.
+        """Take a place in line; whatever became of it is given back at the end.
 
         Requests without a `caller` count as those of one. A higher `priority` goes
         first.
@@ -121,8 +148,6 @@ class Admission:
             raise self._full(ticket, "queue_full") from None
         if victim is not None:
             victim.answer.set_exception(self._full(victim, "made_room"))
-        if ticket.running:
-            self._granted(ticket)
         try:
             yield ticket
         finally:
@@ -134,6 +159,11 @@ class Admission:
         for ticket in self._line.clear():
             self.rejections[reason.code] += 1
             ticket.answer.set_exception(dataclasses.replace(reason))
+
+    def make_ready(self, ticket: Ticket) -> None:
+        if not ticket.ready:
+            for next_one in self._line.make_ready(ticket):
+                self._granted(next_one)
 
     def leave(self, ticket: Ticket) -> None:
         if ticket in self._holders:

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from neuron.engines.base import EngineError
 from neuron.protocol.errors import ApiError
@@ -68,7 +68,8 @@ class Runner:
 
 
 class Choices:
-    """Runs each choice as soon as its ticket has a slot; all fail together.
+    """Prepares the choices, then runs each as soon as its ticket has a slot; all fail
+    together.
 
     None waits for another, so that the choices of several requests cannot hold each
     other up. As a context manager it owns what runs: nothing does afterwards.
@@ -77,14 +78,16 @@ class Choices:
     def __init__(
         self,
         runner: Runner,
-        prepared: Sequence[Prepared],
+        preparation: Callable[[], Coroutine[Any, Any, Sequence[Prepared]]],
         tickets: Sequence[Ticket],
         arrived: float,
     ) -> None:
-        self.prepared = prepared
+        self.prepared: Sequence[Prepared] = ()
+        """All of them, or none yet."""
         self.generations: dict[int, Generation] = {}
         """By the choice's index, those that have begun."""
         self._runner = runner
+        self._preparation = preparation
         self._tickets = tickets
         self._arrived = arrived
         self._news = asyncio.Event()
@@ -92,9 +95,13 @@ class Choices:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
+        preparing = asyncio.create_task(self._prepare())
         self._tasks = [
-            asyncio.create_task(self._run(prepared, ticket))
-            for prepared, ticket in zip(self.prepared, self._tickets, strict=True)
+            preparing,
+            *(
+                asyncio.create_task(self._run(index, ticket, preparing))
+                for index, ticket in enumerate(self._tickets)
+            ),
         ]
         return self
 
@@ -108,13 +115,20 @@ class Choices:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, prepared: Prepared, ticket: Ticket) -> None:
+    async def _prepare(self) -> None:
+        self.prepared = await self._preparation()
+
+    async def _run(
+        self, index: int, ticket: Ticket, preparing: "asyncio.Task[None]"
+    ) -> None:
         try:
+            await ticket.meanwhile(preparing)
+            prepared = self.prepared[index]
             await ticket.wait()
             with self._runner.generation(
                 prepared, ticket, self._arrived, self._news
             ) as generation:
-                self.generations[prepared.index] = generation
+                self.generations[index] = generation
                 self._news.set()
                 await generation.ended()
         except EngineError as error:
@@ -131,13 +145,15 @@ class Choices:
     @property
     def over(self) -> bool:
         """Whether all have come to a good end."""
-        return len(self.generations) == len(self.prepared) and all(
+        return len(self.generations) == len(self._tickets) and all(
             each.finish_reason is not None for each in self.generations.values()
         )
 
     @property
     def phase(self) -> str:
         """What is going on, in words."""
+        if not self.prepared:
+            return "preparing"
         running = [each for each in self.generations.values() if not each.over]
         return running[0].phase if running else "queued"
 

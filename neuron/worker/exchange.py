@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from neuron.protocol import sse
+from neuron.protocol import headers, sse
 from neuron.protocol.errors import ApiError
 from neuron.web import ClientGoneError
 from neuron.worker.accounts import Account
@@ -35,8 +35,14 @@ class Exchange:
     def __init__(
         self, request: web.Request, body: Body, model: str, words: TokenWords
     ) -> None:
+        """
+        Raises:
+            ApiError: 400, its headers are malformed.
+        """
         self.request = request
         self.body = body
+        self.caller = headers.caller(request.headers)
+        self.priority = headers.priority(request.headers)
         self.arrived = time.monotonic()
         chat = isinstance(body, ChatBody)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
@@ -73,7 +79,7 @@ class Exchange:
         for prepared in self._choices.prepared:
             if prepared.index not in self._ended:
                 events += self._news_of(prepared)
-        done = len(self._ended) == len(self._choices.prepared)
+        done = len(self._ended) == self.body.total_choices
         if done:
             events.append(sse.DONE)
         return b"".join(events), done
@@ -101,7 +107,7 @@ class Exchange:
     def _end(self, choice: dict[str, Any]) -> bytes:
         """A choice's last chunk; that of the last choice has the usage with it."""
         assert self._choices is not None
-        if len(self._ended) < len(self._choices.prepared):
+        if len(self._ended) < self.body.total_choices:
             return self._chunk([choice])
         if self.body.include_usage:
             return self._chunk([choice]) + self._chunk([], **self._told())
@@ -144,7 +150,7 @@ class Exchange:
         self._log("+".join(sorted(reasons)))
 
     def _log(self, outcome: str) -> None:
-        if self._choices is None:
+        if self._choices is None or not self._choices.generations:
             log.info("%s %s: %s before it began", self.request.path, self.id, outcome)
             return
         account = self.account

@@ -2,11 +2,14 @@
 
 Pure bookkeeping: no clock, no event loop. The rules:
 
-- A free slot goes to the waiting request of the highest priority; among those to the
+- Everybody comes into the line first, where those wait for nothing yet that are still
+  being prepared. Who is ready waits for a slot.
+- A free slot goes to the ready request of the highest priority; among those to the
   caller with the fewest running requests; then to whoever came first. So callers share
   the slots evenly, whoever sends more, and within a class nobody is passed for ever:
   a caller without a running request waits only for those who came before it.
 - A caller with `max_per_caller` running requests is passed over until one ends.
+- The line is full with `max_queue` requests beside those for whom there are slots.
 - A full line makes room for a newcomer only where that is fairer: it loses its lowest
   class's newest request of the caller with the most places there, if the newcomer is of
   a higher class, or of the same one and its caller still has fewer places afterwards.
@@ -24,6 +27,7 @@ class Place:
 
     caller: str = ""
     priority: int = 0
+    ready: bool = field(default=False, init=False)
     running: bool = field(default=False, init=False)
     arrival: int = field(default=0, init=False)
 
@@ -57,6 +61,11 @@ class FairLine(Generic[P]):
         return len(self._waiting)
 
     @property
+    def preparing(self) -> int:
+        """How many of those in line are not ready for a slot yet."""
+        return sum(not place.ready for place in self._waiting)
+
+    @property
     def capacity(self) -> int:
         """How many can be inside at once."""
         return self.slots + self._max_queue
@@ -66,23 +75,25 @@ class FairLine(Generic[P]):
         return sum(place.priority >= priority for place in self._waiting)
 
     def enter(self, place: P) -> P | None:
-        """Take a slot or a place in line; returns who lost a place for it, if anybody.
+        """Take a place in line; returns who lost one for it, if anybody.
 
         Raises:
-            LineFullError: there is neither, and nothing was changed.
+            LineFullError: there is none, and nothing was changed.
         """
         self._arrivals += 1
         place.arrival = self._arrivals
-        # Where a slot is free, whoever waits is held back by `max_per_caller`.
-        if self.running < self.slots and self._may_run(place):
-            self._run(place)
-            return None
+        inside = [*self._waiting, place]
         victim = None
-        if self.queued >= self._max_queue:
+        if len(inside) - self._slots_for(inside) > self._max_queue:
             victim = self._victim(place)
-            self._waiting.remove(victim)
-        self._waiting.append(place)
+            inside.remove(victim)
+        self._waiting = inside
         return victim
+
+    def make_ready(self, place: P) -> list[P]:
+        """Let it wait for a slot; returns who runs now."""
+        place.ready = True
+        return self._grant()
 
     def leave(self, place: P) -> list[P]:
         """Give up a slot or a place in line, if it has one; returns who runs now."""
@@ -100,8 +111,17 @@ class FairLine(Generic[P]):
         waiting, self._waiting = self._waiting, []
         return waiting
 
+    def _slots_for(self, waiting: list[P]) -> int:
+        """How many of these could run now, were all of them ready."""
+        of_caller = Counter(place.caller for place in waiting)
+        able = (
+            min(count, self._max_per_caller - self._running[caller])
+            for caller, count in of_caller.items()
+        )
+        return min(self.slots - self.running, sum(able))
+
     def _may_run(self, place: P) -> bool:
-        return self._running[place.caller] < self._max_per_caller
+        return place.ready and self._running[place.caller] < self._max_per_caller
 
     def _run(self, place: P) -> None:
         place.running = True

@@ -5,7 +5,6 @@ import time
 
 from aiohttp import web
 
-from neuron.protocol import headers
 from neuron.protocol.errors import ApiError
 from neuron.web import COMMENT_INTERVAL_S, EventStream, json_response
 from neuron.worker.admission import Admission, Ticket
@@ -13,8 +12,9 @@ from neuron.worker.choices import Choices, Runner
 from neuron.worker.engine_host import EngineHost
 from neuron.worker.exchange import Exchange
 from neuron.worker.formats import TokenWords
-from neuron.worker.preparation import Body, prepare
+from neuron.worker.preparation import Body, Prepared, prepare
 from neuron.worker.prompts import ServedModel
+from neuron.worker.text_work import TextWork
 from neuron.worker.vitals import Tally
 
 
@@ -33,6 +33,7 @@ class Inference:
         self._tally = tally
         self._runner = Runner(host, model.tokenizer)
         self._words = TokenWords(model.tokenizer)
+        self.text_work = TextWork(admission)
 
     def stop(self, reason: ApiError) -> None:
         """End every running request with `reason`."""
@@ -47,8 +48,12 @@ class Inference:
         exchange = Exchange(request, body, self._model.info.id, self._words)
         with exchange.logged(), contextlib.ExitStack() as places:
             tickets = self._enter(exchange, places)
-            prepared = await prepare(self._model, exchange.id, body)
-            choices = Choices(self._runner, prepared, tickets, exchange.arrived)
+            choices = Choices(
+                self._runner,
+                lambda: self._prepare(exchange),
+                tickets,
+                exchange.arrived,
+            )
             exchange.begin(choices)
             answer = self._stream if body.stream else self._whole
             async with choices:
@@ -70,14 +75,21 @@ class Inference:
                 " this model takes at once, those waiting included",
                 code="invalid_request_body", param="n",
             )  # fmt: skip
-        sent = exchange.request.headers
-        caller, priority = headers.caller(sent), headers.priority(sent)
         return [
             places.enter_context(
-                self._admission.enter(caller=caller, priority=priority)
+                self._admission.enter(
+                    caller=exchange.caller, priority=exchange.priority
+                )
             )
             for _ in range(wanted)
         ]
+
+    async def _prepare(self, exchange: Exchange) -> list[Prepared]:
+        return await self.text_work.run(
+            lambda: prepare(self._model, exchange.id, exchange.body),
+            caller=exchange.caller,
+            priority=exchange.priority,
+        )
 
     async def _whole(self, exchange: Exchange, choices: Choices) -> web.Response:
         while not choices.over:

@@ -35,10 +35,12 @@ OPERATIONS: Final = (
     ),
     Operation(
         "tokenize", "POST", routes.V1_TOKENIZE, "Tokens of a prompt",
-        body=TokenizeBody | TokenizeChatBody, answer=TokenizeAnswer, refusals=_REFUSALS,
+        body=TokenizeBody | TokenizeChatBody, answer=TokenizeAnswer,
+        refusals=(*_REFUSALS, 429), headers=headers.ADMISSION,
     ),
     Operation(
         "detokenize", "POST", routes.V1_DETOKENIZE, "Text of tokens",
-        body=DetokenizeBody, answer=DetokenizeAnswer, refusals=_REFUSALS,
+        body=DetokenizeBody, answer=DetokenizeAnswer,
+        refusals=(*_REFUSALS, 429), headers=headers.ADMISSION,
     ),
 )  # fmt: skip

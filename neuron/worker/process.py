@@ -178,6 +178,7 @@ class _Worker:
             inference.stop(self._closed_by)
         finally:
             await runner.cleanup()
+            await inference.text_work.close()
 
 
 def _load_text(folder: Path) -> tuple[TextTokenizer, ChatTemplate, dict[str, Any]]:

@@ -1,10 +1,13 @@
 """The worker's HTTP surface."""
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiohttp import web
 
 from neuron.operation import register
+from neuron.protocol import headers
 from neuron.protocol.errors import ApiError
 from neuron.text.tokenizer import TextTokenizer
 from neuron.web import error_middleware, json_response, read_json, validate
@@ -20,6 +23,8 @@ from neuron.worker.schema import (
 )
 from neuron.worker.toolset import Toolset
 from neuron.worker.unsupported import refuse_unsupported
+
+T = TypeVar("T")
 
 
 class WorkerApi:
@@ -58,7 +63,7 @@ class WorkerApi:
             body = validate(TokenizeChatBody, value)
         else:
             body = validate(TokenizeBody, value)
-        ids = await asyncio.to_thread(_tokenize, self._model, body)
+        ids = await self._in_thread(request, _tokenize, self._model, body)
         answer = {
             "count": len(ids),
             "max_model_len": self._model.max_seq_len,
@@ -71,8 +76,17 @@ class WorkerApi:
     async def detokenize(self, request: web.Request) -> web.Response:
         body = validate(DetokenizeBody, await read_json(request))
         self._model.check_ids(body.tokens, "tokens")
-        text = await asyncio.to_thread(self._model.tokenizer.decode, body.tokens)
+        text = await self._in_thread(request, self._model.tokenizer.decode, body.tokens)
         return json_response({"prompt": text})
+
+    async def _in_thread(
+        self, request: web.Request, function: Callable[..., T], *arguments: object
+    ) -> T:
+        return await self._inference.text_work.run(
+            lambda: asyncio.to_thread(function, *arguments),
+            caller=headers.caller(request.headers),
+            priority=headers.priority(request.headers),
+        )
 
 
 def _tokenize(model: ServedModel, body: TokenizeBody | TokenizeChatBody) -> list[int]:

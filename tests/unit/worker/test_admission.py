@@ -53,7 +53,8 @@ async def test_a_full_line_is_refused_with_a_time_to_return() -> None:
 
 async def test_waiting_has_a_deadline() -> None:
     admission = Admission(slots=1, max_queue=1, wait_s=0.01)
-    with admission.enter(), admission.enter() as ticket:
+    with admission.enter() as first, admission.enter() as ticket:
+        assert await first.wait()
         with pytest.raises(ApiError) as refusal:
             await ticket.wait()
         assert (refusal.value.status, refusal.value.code) == (503, "queue_timeout")
@@ -64,6 +65,7 @@ async def test_waiting_has_a_deadline() -> None:
 async def test_an_impatient_wait_keeps_the_place() -> None:
     admission = Admission(slots=1, max_queue=2, wait_s=60)
     with admission.enter() as first, admission.enter() as second:
+        assert await first.wait()
         assert not await second.wait(0.001)
         first.release()
         assert await second.wait(0.001)
@@ -73,7 +75,7 @@ async def test_an_impatient_wait_keeps_the_place() -> None:
 async def test_a_cancelled_waiter_leaks_nothing(granted_first: bool) -> None:
     admission = Admission(slots=1, max_queue=2, wait_s=60)
     stack = contextlib.ExitStack()
-    stack.enter_context(admission.enter())
+    await stack.enter_context(admission.enter()).wait()
     waiter = asyncio.create_task(hold(admission, asyncio.Event(), [], 0))
     await spin()
     assert admission.queued == 1
@@ -119,6 +121,28 @@ async def test_a_slot_given_back_early_is_given_back_once() -> None:
     assert admission.running == 0
 
 
+async def test_work_goes_on_while_the_place_in_line_is_kept() -> None:
+    admission = Admission(slots=1, max_queue=1, wait_s=60)
+    with admission.enter() as ticket:
+        work = asyncio.create_task(asyncio.sleep(0.001, "done"))
+        assert await ticket.meanwhile(work) == "done"
+        assert (admission.running, admission.queued) == (0, 1)
+        admission.close(shutting_down())
+        with pytest.raises(ApiError, match="shutting down"):
+            await ticket.meanwhile(work)
+
+
+async def test_work_for_which_the_line_does_not_wait() -> None:
+    admission = Admission(slots=1, max_queue=1, wait_s=0.01)
+    with admission.enter() as ticket:
+        work = asyncio.create_task(asyncio.sleep(60))
+        with pytest.raises(ApiError) as refusal:
+            await ticket.meanwhile(work)
+        assert (refusal.value.status, refusal.value.code) == (503, "queue_timeout")
+        work.cancel()
+    assert admission.queued == 0
+
+
 class Clock:
     """Time as the test says."""
 
@@ -134,11 +158,12 @@ async def test_the_time_to_return_is_what_slots_took_lately() -> None:
     admission = Admission(slots=2, max_queue=8, wait_s=60, clock=clock)
     assert admission.retry_after() == 1
     for _ in range(2):
-        with admission.enter():
+        with admission.enter() as ticket:
+            await ticket.wait()
             clock.now += 4
     with contextlib.ExitStack() as stack:
         for _ in range(4):
-            stack.enter_context(admission.enter())
+            await stack.enter_context(admission.enter()).wait(0)
         # Two in front, two slots, 4 s each: three times 4 s / 2.
         assert admission.retry_after() == pytest.approx(6)
         stack.enter_context(admission.enter(priority=1))
@@ -153,7 +178,7 @@ async def test_who_makes_room_is_told_to_come_back() -> None:
     admission = Admission(slots=1, max_queue=2, wait_s=60)
     with contextlib.ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(admission.enter(caller="greedy"))
+            await stack.enter_context(admission.enter(caller="greedy")).wait(0)
         last = stack.enter_context(admission.enter(caller="greedy"))
         with admission.enter(caller="modest") as ticket:
             with pytest.raises(ApiError, match="another caller") as refusal:
@@ -170,6 +195,8 @@ async def test_rejections_are_counted_by_reason_and_waits_by_length() -> None:
     clock = Clock()
     admission = Admission(slots=1, max_queue=1, wait_s=3, clock=clock)
     with admission.enter() as first, admission.enter() as second:
+        assert await first.wait()
+        assert not await second.wait(0)
         with pytest.raises(ApiError), admission.enter():
             pass
         clock.now += 2

@@ -49,22 +49,34 @@ class Interleavings(RuleBasedStateMachine):
         try:
             victim = self.line.enter(place)
         except LineFullError:
-            assert len(before) == self.max_queue
+            assert len(before) >= self.max_queue
             assert all(place.priority >= priority for place in before)
             return
+        assert not place.running
         self.inside.append(place)
         if victim is not None:
-            assert len(before) == self.max_queue
+            assert len(before) >= self.max_queue
             assert victim in before
             assert victim.priority <= priority
             self.inside.remove(victim)
 
     @precondition(_is_used)
     @rule(data=st.data())
+    def make_ready(self, data: st.DataObject) -> None:
+        place = data.draw(st.sampled_from(self.inside))
+        granted = self.line.make_ready(place)
+        assert granted == [place] * len(granted)
+
+    @precondition(_is_used)
+    @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         place = data.draw(st.sampled_from(self.inside))
         self.inside.remove(place)
-        before = [p for p in self.waiting() if self.running_of(p.caller) < self.cap]
+        before = [
+            p
+            for p in self.waiting()
+            if p.ready and self.running_of(p.caller) < self.cap
+        ]
         granted = self.line.leave(place)
         assert len(granted) <= 1
         for winner in granted:
@@ -81,13 +93,16 @@ class Interleavings(RuleBasedStateMachine):
     def counters_agree(self) -> None:
         waiting = self.waiting()
         assert self.line.running == len(self.inside) - len(waiting) <= self.slots
-        assert self.line.queued == len(waiting) <= self.max_queue
+        assert self.line.queued == len(waiting)
+        assert len(self.inside) <= self.line.capacity == self.slots + self.max_queue
+        assert all(place.ready for place in self.inside if place.running)
         assert all(self.running_of(caller) <= self.cap for caller in CALLERS)
 
     @invariant()
     def no_slot_idles(self) -> None:
         if self.line.running < self.slots:
-            assert all(self.running_of(p.caller) == self.cap for p in self.waiting())
+            able = [p for p in self.waiting() if p.ready]
+            assert all(self.running_of(p.caller) == self.cap for p in able)
 
     def teardown(self) -> None:
         if not hasattr(self, "line"):
@@ -99,6 +114,13 @@ class Interleavings(RuleBasedStateMachine):
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(max_examples=100, stateful_step_count=30)
+
+
+def enter(line: FairLine[Place], place: Place) -> Place | None:
+    """Let one in that is ready at once; returns who made room for it."""
+    victim = line.enter(place)
+    line.make_ready(place)
+    return victim
 
 
 @given(
@@ -113,10 +135,10 @@ def test_nobody_starves_within_a_class(
     line: FairLine[Place] = FairLine(slots, 1000)
     running = []
     for name in before:
-        line.enter(place := Place(name))
+        enter(line, place := Place(name))
         running += [place] * place.running
     ours = Place(caller)
-    line.enter(ours)
+    enter(line, ours)
     running += [ours] * ours.running
     in_front = len(before)
     ended = 0
@@ -124,7 +146,7 @@ def test_nobody_starves_within_a_class(
     bound = (before.count(caller) + 1) * (in_front + slots + 1)
     while not ours.running:
         for name in (arrivals * bound)[ended * 3 : ended * 3 + 3]:
-            line.enter(Place(name))
+            enter(line, Place(name))
         running += line.leave(running.pop(0))
         ended += 1
         assert ended <= bound
@@ -145,7 +167,7 @@ def test_callers_share_the_slots_whoever_sends_more() -> None:
     line: FairLine[Place] = FairLine(2, 16)
     first = [Place("a"), Place("a")]
     for place in [*first, *(Place(caller) for caller in "aaaabb")]:
-        line.enter(place)
+        enter(line, place)
     # Each time one ends, its caller has one running less than the other.
     assert run_all(line, first) == "babaaa"
 
@@ -153,9 +175,9 @@ def test_callers_share_the_slots_whoever_sends_more() -> None:
 def test_a_higher_class_goes_first() -> None:
     line: FairLine[Place] = FairLine(1, 16)
     first = Place("x")
-    line.enter(first)
+    enter(line, first)
     for caller, priority in (("low", 0), ("high", 2), ("mid", 1)):
-        line.enter(Place(caller, priority))
+        enter(line, Place(caller, priority))
     assert line.ahead_of(1) == 2
     assert run_all(line, [first]) == "highmidlow"
 
@@ -163,19 +185,42 @@ def test_a_higher_class_goes_first() -> None:
 def test_a_caller_at_its_cap_is_passed_and_a_slot_stays_free() -> None:
     line: FairLine[Place] = FairLine(3, 16, max_per_caller=1)
     first, second = Place("a"), Place("a")
-    line.enter(first)
-    line.enter(second)
+    enter(line, first)
+    enter(line, second)
     assert (first.running, second.running, line.running) == (True, False, 1)
     other = Place("b")
-    line.enter(other)
+    enter(line, other)
     assert other.running
     assert line.leave(first) == [second]
+
+
+def test_who_is_not_ready_holds_no_slot_and_nobody_up() -> None:
+    line: FairLine[Place] = FairLine(1, 1)
+    slow, quick = Place("a", priority=1), Place("b")
+    assert line.enter(slow) is line.enter(quick) is None
+    assert (line.running, line.queued) == (0, 2)
+    assert line.make_ready(quick) == [quick]
+    assert line.make_ready(slow) == []
+    with pytest.raises(LineFullError):
+        line.enter(Place("c"))
+    assert line.leave(quick) == [slow]
+
+
+def test_those_being_prepared_fill_the_line_too() -> None:
+    line: FairLine[Place] = FairLine(2, 1, max_per_caller=1)
+    assert line.enter(Place("a")) is line.enter(Place("a")) is None
+    # One slot is not for this caller.
+    with pytest.raises(LineFullError):
+        line.enter(Place("a"))
+    assert line.enter(Place("b")) is None
+    with pytest.raises(LineFullError):
+        line.enter(Place("b"))
 
 
 def fill(line: FairLine[Place], callers: str, priority: int = 0) -> list[Place]:
     places = [Place(caller, priority) for caller in callers]
     for place in places:
-        assert line.enter(place) is None
+        assert enter(line, place) is None
     return places
 
 
@@ -184,12 +229,12 @@ def test_one_caller_may_fill_an_idle_line_but_keeps_nobody_out() -> None:
     fill(line, "x")
     greedy = fill(line, "aaaa")
     with pytest.raises(LineFullError):
-        line.enter(Place("a"))
-    assert line.enter(Place("b")) is greedy[3]
-    assert line.enter(Place("b")) is greedy[2]
+        enter(line, Place("a"))
+    assert enter(line, Place("b")) is greedy[3]
+    assert enter(line, Place("b")) is greedy[2]
     with pytest.raises(LineFullError):
-        line.enter(Place("b"))  # Two each: a third one would be no fairer.
-    assert line.enter(Place("c")) is not None
+        enter(line, Place("b"))  # Two each: a third one would be no fairer.
+    assert enter(line, Place("c")) is not None
     assert line.queued == 4
 
 
@@ -197,10 +242,10 @@ def test_a_higher_class_takes_the_place_of_a_lower_one() -> None:
     line: FairLine[Place] = FairLine(1, 2)
     fill(line, "x")
     low = fill(line, "ab")
-    assert line.enter(Place("a", 1)) is low[1]
-    assert line.enter(Place("a", 1)) is low[0]
+    assert enter(line, Place("a", 1)) is low[1]
+    assert enter(line, Place("a", 1)) is low[0]
     with pytest.raises(LineFullError):
-        line.enter(Place("c", 0))
+        enter(line, Place("c", 0))
 
 
 @given(st.lists(st.sampled_from(CALLERS), max_size=60))
@@ -211,7 +256,7 @@ def test_a_full_line_ends_up_shared_evenly(arrivals: list[str]) -> None:
     refused = set()
     for caller in arrivals:
         try:
-            victim = line.enter(Place(caller))
+            victim = enter(line, Place(caller))
         except LineFullError:
             refused.add(caller)
             # Nobody has two places more than whoever is refused.

@@ -397,10 +397,12 @@ async def test_callers_and_classes_named_in_headers_decide_who_waits(
             for count in (1, 2, 3):
                 greedy.append(group.create_task(ask(count, "greedy")))
                 await inside(count)
+                await until(lambda: admission.running == 1)
             modest = group.create_task(ask(4, "modest"))
             await until(lambda: admission.rejections["made_room"] == 1)
             urgent = group.create_task(ask(5, "urgent", 1))
             await until(lambda: admission.rejections["made_room"] == 2)
+            await until(lambda: not admission.preparing)
             worker.engine.allow(100)
         assert [task.result() for task in greedy] == [200, 200, 429]
         assert (modest.result(), urgent.result()) == (429, 200)
