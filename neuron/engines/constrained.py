@@ -116,6 +116,8 @@ class Constrained:
 
 
 def _failed(error: Exception) -> EngineError:
+    if isinstance(error, EngineError):
+        return error  # The constraint itself can name what is wrong.
     return EngineError(
         f"the output's grammar failed: {error}", code="constraint_failed"
     )

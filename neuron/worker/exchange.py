@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from neuron.worker.formats import (
     Envelope,
     Format,
     TokenWords,
+    worded_prompt,
 )
 from neuron.worker.preparation import Body, Prepared
 from neuron.worker.schema import ChatBody
@@ -46,12 +48,15 @@ class Exchange:
         self.arrived = time.monotonic()
         chat = isinstance(body, ChatBody)
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
-        self._words = words
+        as_ids = body.return_tokens_as_token_ids is True
+        self._words = replace(words, as_ids=as_ids)
         self._format = ChatFormat if chat else CompletionFormat
         kind = self._format.CHUNK if body.stream else self._format.WHOLE
         self._envelope = Envelope.new(self.id, model, kind)
         self._choices: Choices | None = None
         self._formats: dict[int, Format] = {}
+        self._owed: dict[int, dict[str, Any]] = {}
+        """What choices have to tell of their prompts in their next chunks."""
         self._ended: set[int] = set()
 
     @property
@@ -92,6 +97,7 @@ class Exchange:
         format_ = self._formats.get(prepared.index)
         if format_ is None:
             format_ = self._formats[prepared.index] = self._new_format(prepared)
+            self._owed[prepared.index] = self._of_prompt(prepared)
             opening = format_.opening()
             yield self._chunk([opening]) if opening else sse.comment("started")
         if delta := generation.taken():
@@ -101,8 +107,20 @@ class Exchange:
             self._ended.add(prepared.index)
             yield self._end(format_.end(delta.finish_reason))
 
+    def _of_prompt(self, prepared: Prepared) -> dict[str, Any]:
+        """What was asked for of the prompt itself."""
+        assert self._choices is not None
+        ids = prepared.request.prompt_ids
+        told: dict[str, Any] = {}
+        if self.body.return_token_ids:
+            told["prompt_token_ids"] = ids
+        if (top := self.body.prompt_logprobs) is not None:
+            scores = self._choices.generations[prepared.index].prompt_scores
+            told["prompt_logprobs"] = worded_prompt(ids, scores, top, self._words)
+        return told
+
     def _new_format(self, prepared: Prepared) -> Format:
-        return self._format(prepared.index, self._words, self.body.scored is not None)
+        return self._format(prepared.index, self._words, self.body.scored)
 
     def _end(self, choice: dict[str, Any]) -> bytes:
         """A choice's last chunk; that of the last choice has the usage with it."""
@@ -118,20 +136,31 @@ class Exchange:
         return {"usage": account.usage(), "timings": account.timings()}
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        for choice in choices:
+            owed = self._owed.pop(choice["index"], {})
+            if self._format.PROMPT_IN_CHOICE:
+                choice |= owed
+            else:
+                more |= owed
         if self.body.include_usage:
-            more.setdefault("usage", None)
+            so_far = self.account.usage() if self.body.continuous_usage else None
+            more.setdefault("usage", so_far)
         return sse.encode(orjson.dumps(self._envelope.wrap(choices, **more)))
 
     def whole(self) -> dict[str, Any]:
         """The answer that is not streamed, once all is over."""
         assert self._choices is not None
-        choices = [
-            self._new_format(prepared).whole(
-                self._choices.generations[prepared.index].taken()
-            )
-            for prepared in self._choices.prepared
-        ]
-        return self._envelope.wrap(choices, **self._told())
+        choices = []
+        for prepared in self._choices.prepared:
+            delta = self._choices.generations[prepared.index].taken()
+            choice = self._new_format(prepared).whole(delta)
+            if self._format.PROMPT_IN_CHOICE:
+                choice |= self._of_prompt(prepared)
+            choices.append(choice)
+        told = self._told()
+        if not self._format.PROMPT_IN_CHOICE:
+            told |= self._of_prompt(self._choices.prepared[0])
+        return self._envelope.wrap(choices, **told)
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:

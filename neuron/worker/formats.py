@@ -1,9 +1,11 @@
 """Answers in OpenAI's shapes: chat and text completions, whole and in chunks."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Protocol
 
+from neuron.engines.base import TokenLogprobs
 from neuron.text.detokenizer import Detokenizer
 from neuron.text.tokenizer import TextTokenizer
 from neuron.worker.reply import CallDelta, Delta, FinishReason, ScoredToken
@@ -18,6 +20,8 @@ class Format(Protocol):
     CHUNK: ClassVar[str]
     WHOLE: ClassVar[str]
     """`object` of a stream's chunks, and of a whole answer."""
+    PROMPT_IN_CHOICE: ClassVar[bool]
+    """What is told of the prompt is part of its choices, not of the whole."""
 
     def opening(self) -> dict[str, Any] | None:
         """The choice that begins a stream, before any text."""
@@ -61,6 +65,12 @@ class TokenWords:
     """Spells single tokens for log-probabilities."""
 
     tokenizer: TextTokenizer
+    as_ids: bool = False
+    """Names are ids, which tell apart what is spelt alike."""
+
+    def name(self, token_id: int) -> str:
+        """What stands for the token in an answer."""
+        return f"token_id:{token_id}" if self.as_ids else self.text(token_id)
 
     def text(self, token_id: int) -> str:
         """The token's own text, a leading space included; its name if it has none."""
@@ -80,13 +90,43 @@ class TokenWords:
         return list(self.text(token_id).encode())
 
 
+def worded_prompt(
+    ids: Sequence[int],
+    scores: Sequence[TokenLogprobs | None],
+    top: int,
+    words: TokenWords,
+) -> list[dict[str, Any] | None]:
+    """A prompt's log-probabilities as vLLM words them, token by token.
+
+    Each token comes first, then the `top` likeliest ones in its place. Its rank is told
+    where it is one of those the engine named.
+    """
+    worded: list[dict[str, Any] | None] = []
+    for token_id, score in zip(ids, scores, strict=True):
+        if score is None:
+            worded.append(None)
+            continue
+        ranks = {i: rank for rank, (i, _) in enumerate(score.top, 1)}
+        likely = {token_id: score.chosen} | dict(score.top[:top])
+        worded.append({
+            str(i): {
+                "logprob": max(logprob, _LEAST),
+                "rank": ranks.get(i),
+                "decoded_token": words.name(i),
+            }
+            for i, logprob in likely.items()
+        })  # fmt: skip
+    return worded
+
+
 class ChatFormat:
     """/v1/chat/completions."""
 
     CHUNK: ClassVar[str] = "chat.completion.chunk"
     WHOLE: ClassVar[str] = "chat.completion"
+    PROMPT_IN_CHOICE: ClassVar[bool] = False
 
-    def __init__(self, index: int, words: TokenWords, scored: bool) -> None:
+    def __init__(self, index: int, words: TokenWords, scored: int | None) -> None:
         self._index = index
         self._words = words
         self._scored = scored
@@ -105,7 +145,9 @@ class ChatFormat:
         more = [replace(c, name=None) for c in delta.calls if c.arguments]
         if started:
             told["tool_calls"] = _calls(started)
-        parts = [self._choice(told, delta.tokens)] if told or delta.tokens else []
+        parts = []
+        if told or delta.tokens or delta.token_ids:
+            parts.append(self._choice(told, delta.tokens) | _ids(delta))
         if more:
             parts.append(self._choice({"tool_calls": _calls(more)}))
         return parts
@@ -128,6 +170,7 @@ class ChatFormat:
             "message": message,
             "logprobs": self._logprobs(delta.tokens),
             "finish_reason": delta.finish_reason,
+            **_ids(delta),
         }
 
     def _choice(
@@ -144,7 +187,7 @@ class ChatFormat:
         }
 
     def _logprobs(self, tokens: list[ScoredToken]) -> dict[str, Any] | None:
-        if not self._scored:
+        if self._scored is None:
             return None
         content = [
             {
@@ -158,10 +201,14 @@ class ChatFormat:
 
     def _score(self, token_id: int, logprob: float) -> dict[str, Any]:
         return {
-            "token": self._words.text(token_id),
+            "token": self._words.name(token_id),
             "logprob": max(logprob, _LEAST),
             "bytes": self._words.bytes(token_id),
         }
+
+
+def _ids(delta: Delta) -> dict[str, Any]:
+    return {} if delta.token_ids is None else {"token_ids": delta.token_ids}
 
 
 def _calls(calls: list[CallDelta]) -> list[dict[str, Any]]:
@@ -184,8 +231,9 @@ class CompletionFormat:
 
     CHUNK: ClassVar[str] = "text_completion"
     WHOLE: ClassVar[str] = "text_completion"
+    PROMPT_IN_CHOICE: ClassVar[bool] = True
 
-    def __init__(self, index: int, words: TokenWords, scored: bool) -> None:
+    def __init__(self, index: int, words: TokenWords, scored: int | None) -> None:
         self._index = index
         self._words = words
         self._scored = scored
@@ -195,13 +243,13 @@ class CompletionFormat:
         return None
 
     def parts(self, delta: Delta) -> list[dict[str, Any]]:
-        return [self._choice(delta.text, delta.tokens, None)]
+        return [self._choice(delta.text, delta.tokens, None) | _ids(delta)]
 
     def end(self, reason: FinishReason) -> dict[str, Any]:
         return self._choice("", [], reason)
 
     def whole(self, delta: Delta) -> dict[str, Any]:
-        return self._choice(delta.text, delta.tokens, delta.finish_reason)
+        return self._choice(delta.text, delta.tokens, delta.finish_reason) | _ids(delta)
 
     def _choice(
         self, text: str, tokens: list[ScoredToken], reason: FinishReason | None
@@ -214,7 +262,7 @@ class CompletionFormat:
         }
 
     def _logprobs(self, tokens: list[ScoredToken]) -> dict[str, Any] | None:
-        if not self._scored:
+        if (top := self._scored) is None:
             return None
         offsets = []
         for token in tokens:
@@ -222,11 +270,17 @@ class CompletionFormat:
             self._offset += token.chars
         scores = [token.logprobs for token in tokens]
         return {
-            "tokens": [self._words.text(token.token_id) for token in tokens],
+            "tokens": [self._words.name(token.token_id) for token in tokens],
             "token_logprobs": [s and max(s.chosen, _LEAST) for s in scores],
-            "top_logprobs": [
-                s and {self._words.text(i): max(p, _LEAST) for i, p in s.top}
-                for s in scores
-            ],
+            "top_logprobs": [self._likely(token, top) for token in tokens],
             "text_offset": offsets,
         }
+
+    def _likely(self, token: ScoredToken, top: int) -> dict[str, float] | None:
+        """The likeliest and the token itself; of those spelt alike, the likelier."""
+        if (scores := token.logprobs) is None:
+            return None
+        likely: dict[str, float] = {}
+        for token_id, logprob in (*scores.top[:top], (token.token_id, scores.chosen)):
+            likely.setdefault(self._words.name(token_id), max(logprob, _LEAST))
+        return likely

@@ -72,6 +72,11 @@ class Generation:
         return self.finish_reason is not None or self.error is not None
 
     @property
+    def prompt_scores(self) -> Sequence[TokenLogprobs | None]:
+        """Of the prompt's tokens, where they were asked for; the first has none."""
+        return self._prompt_scores
+
+    @property
     def phase(self) -> str:
         """What the engine is at, in words."""
         if self.times.first_token is not None:

@@ -11,6 +11,7 @@ from neuron.worker.prompts import PromptText, ServedModel
 from neuron.worker.reply import ReplyShape
 from neuron.worker.sampling import resolve
 from neuron.worker.schema import ChatBody, CompletionBody
+from neuron.worker.token_limits import LimitedTokens, TokenLimits
 from neuron.worker.toolset import Toolset
 
 Body = ChatBody | CompletionBody
@@ -42,21 +43,29 @@ async def prepare(model: ServedModel, request_id: str, body: Body) -> list[Prepa
     model.check_ids(body.stop_token_ids or (), "stop_token_ids")
     # In a thread: long prompts take long, and others are being answered.
     prompts = await asyncio.to_thread(model.prompts, body, tools)
+    limits = TokenLimits.of(body, model, _stop_ids(model, body))
     prepared: list[Prepared] = []
     for number, prompt in enumerate(prompts):
         thought = model.thought(chat, prompt) if chat else None
         inside = thought is not None and thought.open
         shape = _shape(model, body, tools, prompt, inside)
         request = _request(model, body, request_id, prompt)
+        if limits is not None:
+            request = replace(request, stop_ids=limits.stop_ids)
         for choice in range(body.choices):
             index = len(prepared)
             constraint = await wanted.compiled(model.grammars, thought)
+            if limits is not None:
+                constraint = LimitedTokens(limits, constraint)
             asked = replace(
                 request,
                 id=f"{request_id}-{index}",
                 sampling=_seeded(request.sampling, choice),
                 constraint=_budgeted(model, body, constraint, inside),
             )
+            if chat and choice:
+                # One answer tells of the prompt, for all.
+                asked = replace(asked, prompt_logprobs=None)
             prepared.append(Prepared(index, number, asked, shape))
     return prepared
 
@@ -69,6 +78,7 @@ def _shape(
         keep_stop=body.include_stop_str_in_output is True,
         min_tokens=body.min_tokens or 0,
         whole=not body.stream,
+        token_ids=body.return_token_ids is True,
     )
     if body.skip_special_tokens is False:
         common = replace(common, visible=model.tokenizer.special_ids)
@@ -89,25 +99,31 @@ def _request(
 ) -> GenerationRequest:
     left = model.max_seq_len - len(prompt.ids)
     limit = left if body.output_limit is None else min(body.output_limit, left)
-    stop_ids = frozenset(body.stop_token_ids or ())
-    if not body.ignore_eos:
-        stop_ids |= frozenset(model.info.eos_ids)
-    echo = isinstance(body, CompletionBody) and body.echo is True
     return GenerationRequest(
         id=request_id,
         prompt_ids=prompt.ids,
         max_new_tokens=limit,
         min_new_tokens=body.min_tokens or 0,
         sampling=resolve(body, model.sampling_defaults),
-        stop_ids=stop_ids,
+        stop_ids=_stop_ids(model, body),
         top_logprobs=body.scored,
-        # Without an answer, they are what there is to compute.
-        prompt_logprobs=(body.scored or 0) if echo and _scores(body, limit) else None,
+        prompt_logprobs=_prompt_logprobs(body, limit),
     )
 
 
-def _scores(body: Body, limit: int) -> bool:
-    return body.scored is not None or not limit
+def _stop_ids(model: ServedModel, body: Body) -> frozenset[int]:
+    stop_ids = frozenset(body.stop_token_ids or ())
+    return stop_ids if body.ignore_eos else stop_ids | frozenset(model.info.eos_ids)
+
+
+def _prompt_logprobs(body: Body, limit: int) -> int | None:
+    """How many alternatives to score per token of the prompt; None: none is scored."""
+    wanted = [] if body.prompt_logprobs is None else [body.prompt_logprobs]
+    echo = isinstance(body, CompletionBody) and body.echo is True
+    # Without an answer, they are what there is to compute.
+    if echo and (body.scored is not None or not limit):
+        wanted.append(body.scored or 0)
+    return max(wanted, default=None)
 
 
 def _seeded(sampling: SamplingParams, choice: int) -> SamplingParams:

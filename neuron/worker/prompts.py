@@ -63,7 +63,10 @@ class ServedModel:
         except TemplateError as error:
             raise _refused(error) from error
         # A template of the model's own spells the beginning of the sequence itself.
-        ids = self.tokenizer.encode(text, add_bos=self.template.is_plain)
+        add_bos = body.add_special_tokens
+        ids = self.tokenizer.encode(
+            text, add_bos=self.template.is_plain if add_bos is None else add_bos
+        )
         return PromptText(text, tuple(ids))
 
     def _variables(self, body: ChatBody) -> Mapping[str, Any]:
@@ -73,14 +76,14 @@ class ServedModel:
             variables.setdefault("thinking", variables["enable_thinking"])
         return variables
 
-    def encode(self, prompt: Prompt) -> PromptText:
+    def encode(self, prompt: Prompt, *, add_bos: bool = True) -> PromptText:
         """A prompt that is a text, or the ids of one. Slow for long ones.
 
         Raises:
             ApiError: 400, there are ids that the model does not have.
         """
         if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt, add_bos=True)
+            ids = self.tokenizer.encode(prompt, add_bos=add_bos)
             return PromptText(prompt, tuple(ids))
         self.check_ids(prompt, "prompt")
         return PromptText(self.tokenizer.decode(prompt), tuple(prompt))
@@ -96,10 +99,43 @@ class ServedModel:
         if isinstance(body, ChatBody):
             prompts, param = [self.render(body, tools)], "messages"
         else:
-            prompts, param = [self.encode(prompt) for prompt in body.prompts], "prompt"
+            add_bos = body.add_special_tokens is not False
+            prompts = [self.encode(each, add_bos=add_bos) for each in body.prompts]
+            param = "prompt"
+        if body.truncate_prompt_tokens is not None:
+            prompts = [self._truncated(prompt, body) for prompt in prompts]
         for prompt in prompts:
             self._check_length(len(prompt.ids), param)
         return prompts
+
+    def _truncated(
+        self, prompt: PromptText, body: ChatBody | CompletionBody
+    ) -> PromptText:
+        """As much of the prompt as the request wants to keep.
+
+        Raises:
+            ApiError: 400, that is more than ever fits.
+        """
+        most = body.truncate_prompt_tokens or -1
+        if most == -1:
+            answer = 1 if body.output_limit is None else body.output_limit
+            most = max(self.max_seq_len - max(answer, 1), 1)
+        elif most >= self.max_seq_len:
+            raise ApiError(
+                400,
+                f"truncate_prompt_tokens: {most} tokens and an answer do not fit the"
+                f" model's context of {self.max_seq_len}",
+                code="invalid_request_body",
+                param="truncate_prompt_tokens",
+            )
+        if len(prompt.ids) <= most:
+            return prompt
+        from_left = body.truncation_side != "right"
+        ids = prompt.ids[-most:] if from_left else prompt.ids[:most]
+        if isinstance(body, CompletionBody):
+            return PromptText(self.tokenizer.decode(ids), ids)
+        # Its end says whether the model is in a thought.
+        return PromptText(prompt.text, ids)
 
     def _check_length(self, length: int, param: str) -> None:
         if not length:

@@ -44,6 +44,8 @@ class ReplyShape:
     """Pass the thought on."""
     echo: str | None = None
     """The prompt, to be repeated before the answer."""
+    token_ids: bool = False
+    """Tell the ids of all tokens, of those without text and of the last ones too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,13 @@ class Delta:
     calls: list[CallDelta] = field(default_factory=list)
     tokens: list[ScoredToken] = field(default_factory=list)
     """Filled where log-probabilities were asked for."""
+    token_ids: list[int] | None = None
+    """None where nobody asked for them."""
     finish_reason: FinishReason | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.reasoning or self.calls or self.tokens)
+        told = self.text or self.reasoning or self.calls or self.tokens
+        return bool(told or self.token_ids)
 
 
 class Reply:
@@ -110,6 +115,7 @@ class Reply:
         self._reasoning: list[str] = []
         self._calls: dict[int, CallDelta] = {}
         self._scored: list[tuple[int, ScoredToken]] = []
+        self._token_ids: list[int] = []
         self._decoded = 0
         self._passed = 0
 
@@ -132,6 +138,8 @@ class Reply:
     def take(self, event: TokenEvent, *, silent: bool) -> None:
         """One more token; a `silent` one, such as the end, only counts."""
         self.tokens += 1
+        if self._shape.token_ids:
+            self._token_ids.append(event.token_id)
         text = "" if silent else self._detokenizer.feed(event.token_id)
         thinking = self._thought.feed(text)
         self.reasoning_tokens += thinking
@@ -196,8 +204,9 @@ class Reply:
         del self._scored[: len(passed)]
         delta = Delta(
             "".join(self._text), "".join(self._reasoning), [*self._calls.values()],
-            passed, finish_reason,
+            passed, self._token_ids if self._shape.token_ids else None, finish_reason,
         )  # fmt: skip
+        self._token_ids = []
         self._text.clear()
         self._reasoning.clear()
         self._calls.clear()

@@ -43,12 +43,12 @@ class WorkerApi:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         value = await read_json(request)
-        refuse_unsupported(value)
+        refuse_unsupported(value, chat=True)
         return await self._inference.answer(request, validate(ChatBody, value))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         value = await read_json(request)
-        refuse_unsupported(value)
+        refuse_unsupported(value, chat=False)
         return await self._inference.answer(request, validate(CompletionBody, value))
 
     async def tokenize(self, request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from neuron.protocol.errors import ApiError
 from neuron.worker.messages import ChatMessage
+from neuron.worker.unsupported import UNSUPPORTED
 
 MAX_CHOICES: Final = 128
 MAX_LOGPROBS: Final = 20
@@ -25,6 +26,10 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
 
 
+def _refused(param: str, why: str, code: str = "invalid_request_body") -> ApiError:
+    return ApiError(400, f"{param}: {why}", code=code, param=param)
+
+
 def _stops(value: Any) -> Any:
     if value is None:
         return []
@@ -37,14 +42,16 @@ def _biases(value: Any) -> Any:
         return {}
     if not isinstance(value, dict):
         raise ValueError("must be an object of token ids and biases")
-    try:
-        return {int(token): bias for token, bias in value.items()}
-    except ValueError as error:
-        raise ValueError("every key must be a token id") from error
+    for token in value:
+        if not (token.isascii() and token.isdecimal()):
+            raise ValueError(f"{token[:20]!r} is no token id")
+    return {int(token): bias for token, bias in value.items()}
 
 
 class StreamOptions(_Body):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """With `include_usage`: what is used so far, in every chunk."""
 
 
 class GenerationBody(_Body):
@@ -77,13 +84,45 @@ class GenerationBody(_Body):
     stop_token_ids: list[int] | None = None
     min_tokens: int | None = Field(default=None, ge=0)
     ignore_eos: bool | None = None
+    allowed_token_ids: list[int] | None = Field(default=None, min_length=1)
+    bad_words: list[Annotated[str, Field(min_length=1)]] | None = None
     skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    """Begin the prompt as the model's texts begin, whatever the route's default."""
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    """Keep so many of the prompt's tokens; -1: as many as leave room for the answer."""
+    truncation_side: Literal["left", "right"] | None = None
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    metadata: dict[str, str] | None = None
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse what makes sense only with something else."""
+        if self.stream_options is not None and not self.stream:
+            raise _refused("stream_options", "allowed only where stream is true")
+        if self.prompt_logprobs is not None and self.stream:
+            raise _refused("prompt_logprobs", "not allowed where stream is true")
+        if self.truncate_prompt_tokens == 0:
+            raise _refused("truncate_prompt_tokens", "0 would leave nothing")
+        if self.truncation_side == "right" and self.truncate_prompt_tokens is None:
+            raise _refused("truncation_side", "needs truncate_prompt_tokens")
+        if self.spaces_between_special_tokens and self.skip_special_tokens is False:
+            raise _refused(
+                "spaces_between_special_tokens",
+                "special tokens are spelt out without spaces between them",
+                code=UNSUPPORTED,
+            )
 
     @property
     def output_limit(self) -> int | None:
@@ -94,6 +133,11 @@ class GenerationBody(_Body):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        options = self.stream_options
+        return self.include_usage and bool(options and options.continuous_usage_stats)
 
     @property
     def choices(self) -> int:
@@ -126,6 +170,11 @@ class ChatBody(GenerationBody):
     thinking_token_budget: int | None = Field(default=None, ge=0)
     """Most tokens of a thought; then it is closed for the model."""
     include_reasoning: bool | None = None
+
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        if self.top_logprobs and not self.logprobs:
+            raise _refused("top_logprobs", "needs logprobs to be true")
 
     @property
     def scored(self) -> int | None:
@@ -177,18 +226,16 @@ class CompletionBody(GenerationBody):
     echo: bool | None = None
 
     def model_post_init(self, context: Any, /) -> None:
-        if self.output_limit == 0 and not self.echo:
-            raise ApiError(
-                400, "max_tokens: 0 makes sense only with echo",
-                code="invalid_request_body", param="max_tokens",
-            )  # fmt: skip
+        super().model_post_init(context)
+        if self.output_limit == 0 and not self.echo and self.prompt_logprobs is None:
+            raise _refused(
+                "max_tokens", "0 makes sense only with echo or prompt_logprobs"
+            )
         if self.total_choices > MAX_CHOICES:
-            raise ApiError(
-                400,
-                f"n: {len(self.prompts)} prompts with {self.choices} answers each are"
+            raise _refused(
+                "n",
+                f"{len(self.prompts)} prompts with {self.choices} answers each are"
                 f" more than {MAX_CHOICES}",
-                code="invalid_request_body",
-                param="n",
             )
 
     @property

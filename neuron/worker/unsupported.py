@@ -1,8 +1,9 @@
 """Parameters that are known, and that nothing here honours."""
 
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from neuron.protocol.errors import ApiError
+from neuron.protocol.headers import PRIORITY
 
 UNSUPPORTED: Final = "unsupported_parameter"
 
@@ -14,31 +15,42 @@ _ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     "prediction": (None,),
     "web_search_options": (None,),
     "store": (None, False),
+    "service_tier": (None, "auto", "default"),
+    "verbosity": (None, "medium"),
+    "prompt_cache_retention": (None, "in_memory", "in-memory"),
     "suffix": (None, ""),
-    "best_of": (None, 1),
     "use_beam_search": (None, False),
     "length_penalty": (None, 1),
-    "allowed_token_ids": (None, []),
-    "bad_words": (None, []),
-    "prompt_logprobs": (None,),
-    "truncate_prompt_tokens": (None,),
     "chat_template": (None,),
-    "return_token_ids": (None, False),
-    "return_tokens_as_token_ids": (None, False),
     "structural_tag": (None,),
     "guided_whitespace_pattern": (None,),
     "logits_processors": (None, []),
+    "logprob_token_ids": (None,),
+    "prompt_embeds": (None,),
+    "cache_salt": (None,),
+    "priority": (None, 0),
+    "kv_transfer_params": (None,),
+    "ec_transfer_params": (None,),
+    "vllm_xargs": (None, {}),
+    "mm_processor_kwargs": (None, {}),
+    "media_io_kwargs": (None, {}),
+    "repetition_detection": (None,),
+    "watermarking": (None, False),
+    "return_prompt_text": (None, False),
 }
 """Parameter → the values that change nothing."""
+
+_CHAT_ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {"echo": (None, False)}
 
 _INSTEAD: Final = {
     "functions": "use tools",
     "function_call": "use tool_choice",
-    "prompt_logprobs": "use echo with logprobs on /v1/completions",
+    "priority": f"the header {PRIORITY} says it",
+    "echo": "use it on /v1/completions",
 }
 
 
-def refuse_unsupported(body: Any) -> None:
+def refuse_unsupported(body: Any, *, chat: bool) -> None:
     """Refuse parameters that would be silently ignored otherwise.
 
     Raises:
@@ -46,10 +58,29 @@ def refuse_unsupported(body: Any) -> None:
     """
     if not isinstance(body, dict):
         return
-    for name, neutral in _ASKS_NOTHING.items():
-        if name in body and body[name] not in neutral:
-            instead = f"; {_INSTEAD[name]}" if name in _INSTEAD else ""
-            raise ApiError(
-                400, f"{name}: not supported by this model's server{instead}",
-                code=UNSUPPORTED, param=name,
-            )  # fmt: skip
+    known = _ASKS_NOTHING | (_CHAT_ASKS_NOTHING if chat else {})
+    for name, neutral in known.items():
+        if name in body and not _is_one_of(body[name], neutral):
+            _refuse(name)
+    options = body.get("stream_options")
+    if isinstance(options, dict) and options.get("include_obfuscation"):
+        _refuse("stream_options.include_obfuscation")
+    # The best of as many as are wanted are all of them.
+    if not chat and not _is_one_of(body.get("best_of"), (None, body.get("n") or 1)):
+        _refuse("best_of")
+
+
+def _is_one_of(value: Any, neutral: tuple[Any, ...]) -> bool:
+    """As JSON has it, where true is not 1."""
+    return any(
+        value == each and isinstance(value, bool) == isinstance(each, bool)
+        for each in neutral
+    )
+
+
+def _refuse(name: str) -> NoReturn:
+    instead = f"; {_INSTEAD[name]}" if name in _INSTEAD else ""
+    raise ApiError(
+        400, f"{name}: not supported by this model's server{instead}",
+        code=UNSUPPORTED, param=name,
+    )  # fmt: skip
