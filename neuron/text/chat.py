@@ -22,7 +22,7 @@ from neuron.text.compiled_template import (
 from neuron.text.conversation import ConversationError, Message
 from neuron.text.template_bounds import RenderLimits
 from neuron.text.template_files import DEFAULT, find_templates
-from neuron.text.template_traits import TemplateTraits
+from neuron.text.template_traits import TemplateTraits, ToolSupport
 
 __all__ = ["ChatTemplate", "ConversationError", "Message", "TemplateError"]
 
@@ -84,6 +84,14 @@ class ChatTemplate:
             variable in template.compiled.variables
             for template in self._templates.values()
         )
+
+    def tool_support(self, *, tools: bool) -> ToolSupport:
+        """What of tools a conversation with or without them shows. Slow at first."""
+        named = self._templates.get("tool_use") if tools else None
+        template = named or self._templates.get(DEFAULT)
+        if template is None:
+            return ToolSupport(history=not self.is_plain)
+        return template.traits.tools
 
     def render(
         self,
@@ -164,7 +172,7 @@ class _Template:
         self, compiled: CompiledTemplate, special_tokens: Mapping[str, str]
     ) -> None:
         self.compiled = compiled
-        self._traits = TemplateTraits(compiled, special_tokens)
+        self.traits = TemplateTraits(compiled, special_tokens)
 
     def render(
         self,
@@ -198,10 +206,10 @@ class _Template:
     def _normal(self, messages: Sequence[Message]) -> list[Message]:
         normal = conversation.without_nulls(messages)
         normal = conversation.with_reasoning_names(normal)
-        if not self._traits.knows_developer:
+        if not self.traits.knows_developer:
             normal = conversation.developer_as_system(normal)
         if conversation.has_calls(normal):
-            normal = self._traits.calls.apply(normal)
+            normal = self.traits.calls.apply(normal)
         return normal
 
     def _render(
@@ -211,7 +219,7 @@ class _Template:
         *,
         to_continue: bool,
     ) -> str:
-        messages = conversation.with_content(messages, self._traits.content_style)
+        messages = conversation.with_content(messages, self.traits.content_style)
         if not to_continue:
             return self.compiled.render({**variables, "messages": messages})
         messages, text = continuation.marked(messages)
@@ -224,7 +232,7 @@ class _Template:
         """The refusal, with what is odd about the conversation and may be why."""
         if not conversation.has_calls(messages):
             return refusal
-        calls = self._traits.calls
+        calls = self.traits.calls
         unparsed = conversation.unparsed_arguments(messages)
         if not calls.shown:
             reason, param = "the chat template shows no tool calls", refusal.param

@@ -22,6 +22,10 @@ parts, or a string as well as parts."""
 CallContent = Literal["absent", "null", "empty"]
 """What a template takes as the content of a message that only calls tools."""
 
+Declarations = Literal["variable", "system", "none"]
+"""Where a template looks for the tools: in the variable of that name, in the system
+message under that name, or nowhere."""
+
 _SHORT: Final = 9
 
 _TEXTS: Final = {"text": "text", "refusal": "refusal"}
@@ -233,6 +237,37 @@ def with_call_content(messages: Sequence[Message], form: CallContent) -> list[Me
         else message
         for message in messages
     ]
+
+
+def with_calls_as_metadata(messages: Sequence[Message]) -> list[Message]:
+    """Calls and results as GLM-4 has them: a message for each call, with the name as
+    its `metadata` and the arguments as its content, and an `observation`."""
+    shown: list[Message] = []
+    for message in messages:
+        if message.get("role") == "tool":
+            message = {**message, "role": "observation"}
+        if not (calls := _calls(message)):
+            shown.append(message)
+            continue
+        rest = {key: value for key, value in message.items() if key != "tool_calls"}
+        if any(texts(message)):
+            shown.append(rest)
+        for call in calls:
+            function = call["function"]
+            arguments = _arguments_text(function.get("arguments") or "")
+            shown.append({**rest, "metadata": function["name"], "content": arguments})
+    return shown
+
+
+def with_tools_in_system(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> list[Message]:
+    """The tools' JSON as `tools` of the system message, as Phi-4-mini has them."""
+    functions = [tool.get("function", tool) for tool in tools]
+    first, *others = messages
+    if first.get("role") not in ("system", "developer"):
+        first, others = {"role": "system", "content": ""}, [*messages]
+    return [{**first, "tools": json.dumps(functions, ensure_ascii=False)}, *others]
 
 
 def with_short_ids(messages: Sequence[Message]) -> list[Message]:

@@ -13,6 +13,7 @@ from neuron.text.events import (
 )
 from neuron.text.reader import Reader, Waiting
 from neuron.text.reasoning import ReasoningSyntax, read_reasoning, recognise_reasoning
+from neuron.text.template_traits import ToolSupport
 from neuron.text.tokenizer import TextTokenizer
 from neuron.text.tools.calls import CallSink, NotACallError
 from neuron.text.tools.format import ToolFormat
@@ -48,11 +49,19 @@ class OutputSyntax:
         )
 
 
-def recognise(template_source: str | None, tokenizer: TextTokenizer) -> OutputSyntax:
-    """What a model writes, by its chat template, else by the tokens that it has."""
+def recognise(
+    template_source: str | None,
+    tokenizer: TextTokenizer,
+    support: ToolSupport | None = None,
+) -> OutputSyntax:
+    """What a model writes, by its chat template, else by the tokens that it has.
+
+    Args:
+        support: what of tools the template shows; all of them where not given.
+    """
     known = tokenizer.added_tokens
     reasoning = recognise_reasoning(template_source, tokenizer)
-    tools, reason = recognise_tools(template_source, known)
+    tools, reason = recognise_tools(template_source, known, support or ToolSupport())
     markers = _among(known, reasoning, (*tools.markers, *tools.tokens))
     return OutputSyntax(reasoning, tools, reason, markers)
 

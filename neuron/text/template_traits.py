@@ -12,7 +12,12 @@ from typing import Any, Final
 
 from neuron.text import conversation
 from neuron.text.compiled_template import CompiledTemplate, TemplateError
-from neuron.text.conversation import CallContent, ContentStyle, Message
+from neuron.text.conversation import (
+    CallContent,
+    ContentStyle,
+    Declarations,
+    Message,
+)
 from neuron.text.template_bounds import RenderLimits
 
 _FIRST: Final = "needleone"
@@ -29,13 +34,26 @@ class CallStyle:
     content: CallContent = "absent"
     arguments_as_text: bool = False
     """JSON strings instead of objects."""
+    as_metadata: bool = False
+    """The name as `metadata` of a message whose content are the arguments."""
     shown: bool = True
     """Whether it shows calls at all."""
 
     def apply(self, messages: Sequence[Message]) -> list[Message]:
         """The messages in this style."""
+        if self.as_metadata:
+            return conversation.with_calls_as_metadata(messages)
         messages = conversation.with_call_content(messages, self.content)
         return conversation.with_arguments(messages, as_text=self.arguments_as_text)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSupport:
+    """What a template shows of tools."""
+
+    declarations: Declarations = "variable"
+    history: bool = True
+    """Both calls of earlier turns and their results."""
 
 
 class TemplateTraits:
@@ -48,6 +66,7 @@ class TemplateTraits:
         self._special_tokens = special_tokens
         self._styles: dict[str, ContentStyle] = {}
         self._calls: CallStyle | None = None
+        self._tools: ToolSupport | None = None
         self.knows_developer = any(
             quote + "developer" + quote in template.source for quote in _QUOTES
         )
@@ -61,11 +80,9 @@ class TemplateTraits:
         return style
 
     def _find_style(self, role: str) -> ContentStyle:
-        text = self._try(self._with_content(role, _FIRST))
-        parts = self._try(
-            self._with_content(
-                role, [{"type": "text", "text": word} for word in (_FIRST, _SECOND)]
-            )
+        text = self._with_content(role, _FIRST)
+        parts = self._with_content(
+            role, [{"type": "text", "text": word} for word in (_FIRST, _SECOND)]
         )
         takes_text = _FIRST in text
         if _FIRST not in parts or _is_quoted(_FIRST, parts):
@@ -74,18 +91,24 @@ class TemplateTraits:
             return "text" if takes_text else "part"
         return "either" if takes_text else "parts"
 
-    def _with_content(self, role: str, content: Any) -> list[Message]:
+    def _with_content(self, role: str, content: Any) -> str:
+        """What becomes of a message with this content."""
         message = {"role": role, "content": content}
         if role == "user":
-            return [message]
+            return self._try([message])
         user = self._styled(_USER)
         if role == "assistant":
-            return [user, message, user]
+            return self._try([user, message, user])
         if role == "tool":
-            result = {**message, "tool_call_id": _ID, "name": _NAME}
-            answer = self._styled({"role": "assistant", "content": "Hi"})
-            return [user, _call(self.calls) if self.calls.shown else answer, result]
-        return [message, user]
+            return self._with_result(message)
+        return self._try([message, user])
+
+    def _with_result(self, message: Message) -> str:
+        result = {**message, "tool_call_id": _ID, "name": _NAME}
+        answer = {"role": "assistant", "content": "Hi"}
+        before = _CALL if self.calls.shown else self._styled(answer)
+        messages = self.calls.apply([self._styled(_USER), before, result])
+        return self._try(messages) or self._try(messages, [_TOOL])
 
     def _styled(self, message: Message) -> Message:
         """A message as it would be from a user."""
@@ -100,23 +123,40 @@ class TemplateTraits:
         return self._calls
 
     def _find_calls(self) -> CallStyle:
-        contents: tuple[CallContent, ...] = ("absent", "null", "empty")
         for tools in (None, [_TOOL]):
-            for content in contents:
-                for as_text in (False, True):
-                    style = CallStyle(content, arguments_as_text=as_text)
-                    if self._shows(style, tools):
-                        return style
+            for style in _STYLES:
+                if self._shows(style, tools):
+                    return style
         return CallStyle(shown=False)
 
     def _shows(self, style: CallStyle, tools: Sequence[Message] | None) -> bool:
-        text = self._try(
-            [self._styled(_USER), _call(style), self._styled(_RESULT)], tools
-        )
-        if f"'{_FIRST}'" in text or (style.content == "null" and "None" in text):
+        messages = [self._styled(_USER), _CALL, self._styled(_RESULT)]
+        text = self._try(style.apply(messages), tools)
+        if f"'{_KEY}'" in text or (style.content == "null" and "None" in text):
             return False  # Python's spelling, which no model has been trained on.
-        wanted = json.dumps(_ARGUMENTS) if style.arguments_as_text else _FIRST
+        arguments = json.dumps(_ARGUMENTS)
+        if style.as_metadata:
+            return f"{_NAME}\n{arguments}" in text
+        wanted = arguments if style.arguments_as_text else _KEY
         return _NAME in text and wanted in text
+
+    @property
+    def tools(self) -> ToolSupport:
+        """What of tools is shown, and what has to be told otherwise."""
+        if self._tools is None:
+            result = [{"type": "text", "text": _FIRST}]
+            contents = (_FIRST, result)
+            results = any(_FIRST in self._with_content("tool", c) for c in contents)
+            history = self.calls.shown and results
+            self._tools = ToolSupport(self._find_declarations(), history)
+        return self._tools
+
+    def _find_declarations(self) -> Declarations:
+        user = self._styled(_USER)
+        if _TOOL_NAME in self._try([user], [_TOOL]):
+            return "variable"
+        (system, *_) = conversation.with_tools_in_system([user], [_TOOL])
+        return "system" if _TOOL_NAME in self._try([system, user]) else "none"
 
     def _try(
         self, messages: Sequence[Message], tools: Sequence[Message] | None = None
@@ -141,24 +181,47 @@ def _is_quoted(word: str, text: str) -> bool:
 
 _ID: Final = "probe0001"
 _NAME: Final = "probefunction"
-_ARGUMENTS: Final = {_FIRST: _SECOND}
+_KEY: Final = "probekey"
+_ARGUMENTS: Final = {_KEY: "probevalue"}
 _USER: Final[Message] = {"role": "user", "content": "Hi"}
 _RESULT: Final[Message] = {
     "role": "tool", "content": "1", "tool_call_id": _ID, "name": _NAME,
 }  # fmt: skip
 
+_TOOL_NAME: Final = "probetool"
 _TOOL: Final[Message] = {
     "type": "function",
     "function": {
-        "name": "other",
+        "name": _TOOL_NAME,
         "description": "Other",
-        "parameters": {"type": "object", "properties": {}},
+        "parameters": {
+            "type": "object",
+            "properties": {"text": {"type": "string", "description": "Some"}},
+            "required": ["text"],
+        },
     },
 }
 """Some templates show calls only where tools are declared."""
 
 
-def _call(style: CallStyle) -> Message:
-    function = {"name": _NAME, "arguments": _ARGUMENTS}
-    call = {"id": _ID, "type": "function", "function": function}
-    return style.apply([{"role": "assistant", "tool_calls": [call]}])[0]
+_CALL: Final[Message] = {
+    "role": "assistant",
+    "tool_calls": [
+        {
+            "id": _ID,
+            "type": "function",
+            "function": {"name": _NAME, "arguments": _ARGUMENTS},
+        }
+    ],
+}
+
+_CONTENTS: Final[tuple[CallContent, ...]] = ("absent", "null", "empty")
+_STYLES: Final = (
+    *(
+        CallStyle(c, arguments_as_text=text)
+        for c in _CONTENTS
+        for text in (False, True)
+    ),
+    CallStyle(as_metadata=True),
+)
+"""In the order in which they are tried."""

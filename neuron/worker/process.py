@@ -153,7 +153,7 @@ class _Worker:
             info,
             tokenizer,
             template,
-            recognise(template.source, tokenizer),
+            recognise(template.source, tokenizer, template.tool_support(tools=True)),
             grammars,
             longest,
             defaults,

@@ -14,7 +14,7 @@ from neuron.text.reasoning import opens_reasoning
 from neuron.text.tokenizer import TextTokenizer
 from neuron.worker.constraints import Thought
 from neuron.worker.schema import ChatBody, CompletionBody, Prompt
-from neuron.worker.tool_notes import calls_tools, with_tools_told
+from neuron.worker.tool_notes import with_tools_told
 from neuron.worker.toolset import Toolset
 
 
@@ -49,9 +49,8 @@ class ServedModel:
         begins = body.add_generation_prompt
         messages: list[Message] = [message.as_sent() for message in body.messages]
         told = tools.sent
-        knows_tools = self.template.is_plain or self.template.reads("tools")
-        if not knows_tools and (told or calls_tools(messages)):
-            messages, told = with_tools_told(messages, told), ()
+        support = self.template.tool_support(tools=bool(told))
+        messages, told = with_tools_told(messages, told, support)
         try:
             text = self.template.render(
                 messages,

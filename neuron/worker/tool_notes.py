@@ -1,10 +1,14 @@
-"""Telling a model of tools where its chat template does not."""
+"""Telling a model of tools, calls and results where its chat template does not."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from neuron.text.conversation import texts
+from neuron.text.conversation import texts, with_tools_in_system
+from neuron.text.template_traits import ToolSupport
+
+Messages = list[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
 
 _NOTE: Final = """\
 You can call these functions, given as JSON with the schemas of their parameters:
@@ -14,31 +18,39 @@ To call one, answer with nothing but JSON of this form:
 
 
 def with_tools_told(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """The conversation with a description of the tools, if there are any.
+    messages: Sequence[Mapping[str, Any]], tools: Tools, support: ToolSupport
+) -> tuple[Messages, Tools]:
+    """The conversation with all of tools that the template would not show.
 
-    It stands before everything else that is said: in the system message where there is
-    one, else, as some templates take none, before the first thing that the user says.
-    Calls and results of earlier turns become text, as such a template shows neither.
+    Calls and results of earlier turns become text where it drops either, and where the
+    tools have to be described here, so that the model sees one way of calling them.
+
+    Returns:
+        The messages, and the tools that are left for the template to tell of.
     """
-    told = [_as_text(message) for message in messages]
-    if not tools or not told:
-        return told
+    told = list(messages)
+    described = bool(tools) and support.declarations == "none"
+    if described or not support.history:
+        told = [_as_text(message) for message in told]
+    if tools and support.declarations == "system":
+        return with_tools_in_system(told, tools), ()
+    if not described:
+        return told, tools
+    return _with_note(told, tools), ()
+
+
+def _with_note(messages: Messages, tools: Tools) -> Messages:
+    """The tools before everything else that is said: in the system message where there
+    is one, else, as some templates take none, before the first thing the user says."""
     schemas = (json.dumps(t.get("function", t), ensure_ascii=False) for t in tools)
     note = _NOTE.format(tools="\n".join(schemas))
-    first, *others = told
+    first, *others = messages
     said = "\n".join(texts(first))
     if first.get("role") in ("system", "developer"):
         return [{**first, "content": f"{said}\n\n{note}"}, *others]
     if first.get("role") == "user":
         return [{**first, "content": f"{note}\n\n{said}"}, *others]
-    return [{"role": "system", "content": note}, *told]
-
-
-def calls_tools(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether calls or their results are part of the conversation."""
-    return any(m.get("role") == "tool" or m.get("tool_calls") for m in messages)
+    return [{"role": "system", "content": note}, *messages]
 
 
 def _as_text(message: Mapping[str, Any]) -> Mapping[str, Any]:

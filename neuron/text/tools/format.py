@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink
@@ -17,12 +16,12 @@ class ToolFormat(ABC):
     same place. Writing, which is what `grammar` prescribes, is exact.
     """
 
-    name: ClassVar[str]
-    markers: ClassVar[tuple[str, ...]]
+    name: str
+    markers: tuple[str, ...]
     """Each begins a call wherever it stands."""
-    bare: ClassVar[str] = ""
+    bare: str = ""
     """Characters that may begin a call without a marker where the answer begins."""
-    tokens: ClassVar[tuple[str, ...]] = ()
+    tokens: tuple[str, ...] = ()
     """What else the format is written with; special tokens among them and the markers
     must be spelt out for the reader."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from neuron.text.template_traits import ToolSupport
 from neuron.text.tools.cohere import Cohere
 from neuron.text.tools.deepseek import DeepSeekV3, DeepSeekV31
 from neuron.text.tools.format import ToolFormat
@@ -12,6 +13,7 @@ from neuron.text.tools.llama import LlamaJson, Pythonic
 from neuron.text.tools.mistral import Mistral
 from neuron.text.tools.phi import Phi
 from neuron.text.tools.qwen_xml import QwenXml
+from neuron.text.tools.told import Told
 
 FORMATS: Final[tuple[ToolFormat, ...]] = (
     DeepSeekV3(), DeepSeekV31(), Mistral(), Cohere(), QwenXml(), Hermes(), Phi(),
@@ -22,13 +24,25 @@ share, such as the word `parameters`."""
 
 
 def recognise_tools(
-    template: str | None, tokens: Mapping[str, int]
+    template: str | None,
+    tokens: Mapping[str, int],
+    support: ToolSupport = ToolSupport(),  # noqa: B008 - it cannot change
 ) -> tuple[ToolFormat, str]:
     """The format that the template writes, else that of the vocabulary's tokens.
+
+    Where the template shows less of tools than there is, plain JSON is read as well.
 
     Returns:
         It and the reason for taking it.
     """
+    format_, reason = _trained(template, tokens)
+    described = support.declarations == "none"
+    if (described or not support.history) and not format_.bare:
+        format_ = Told(format_, tools=described)
+    return format_, reason
+
+
+def _trained(template: str | None, tokens: Mapping[str, int]) -> tuple[ToolFormat, str]:
     for format_ in FORMATS:
         if template and (evidence := format_.in_template(template)):
             return format_, f"the chat template has {evidence}"

@@ -38,6 +38,11 @@ NO_CHAT = {
 }
 """Templates for speech, ranking and the like, which do not show every message."""
 
+GLM = "zai-org-"
+"""Models whose templates drop calls as OpenAI's API has them, but show them as
+`metadata`: to transformers they are lost."""
+CALL = 'get_weather\n{"city": "Zürich"'
+
 
 @functools.cache
 def golden() -> dict[str, Any]:
@@ -144,6 +149,8 @@ def check(template: ChatTemplate, name: str, wanted: str, file: str) -> bool:
         assert prompt is not None, (file, name)
         assert "{'city': 'Z" not in prompt, (file, name)
         assert '{"city": "Zürich"' in prompt, (file, name)
+    elif file.startswith(GLM) and prompt and f"<|assistant|>{CALL}" in prompt:
+        return False
     else:
         assert prompt is not None, (file, name)
         assert digest(prompt) == wanted, (file, name)

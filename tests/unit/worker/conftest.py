@@ -104,12 +104,12 @@ def start(tokenizer: TextTokenizer, grammars: GrammarCompiler) -> Start:
         host = EngineHost(lambda error: None)
         await host.load(lambda: (engine, SPEC), lambda stage, done, total: None)
         admission = Admission(slots, max_queue, wait_s=60)
-        special = tokenizer.special_tokens
+        chat = ChatTemplate(template, tokenizer.special_tokens)
         model = ServedModel(
             INFO,
             tokenizer,
-            ChatTemplate(template, special),
-            recognise(template, tokenizer),
+            chat,
+            recognise(template, tokenizer, chat.tool_support(tools=True)),
             grammars,
             256,
         )

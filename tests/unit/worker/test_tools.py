@@ -14,6 +14,7 @@ TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}"
 )
 WITHOUT_TOOLS = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}"
+WITHOUT_CALLS = TEMPLATE.replace("for m in messages", "for m in messages if m.content")
 LOOK: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -30,6 +31,22 @@ CHAT: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hi"}],
     "tools": [LOOK, GO],
 }
+
+CALLED: list[dict[str, Any]] = [
+    {"role": "user", "content": "Look!"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {
+                "id": "1",
+                "type": "function",
+                "function": {"name": "look", "arguments": '{"at": "it"}'},
+            }
+        ],
+    },
+]
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "bright"}
 
 
 def deltas(chunks: list[Any]) -> list[dict[str, Any]]:
@@ -175,17 +192,7 @@ async def test_what_binds_the_output(
 async def test_a_template_that_knows_no_tools_is_told_in_the_first_message(
     start: Start,
 ) -> None:
-    call = {
-        "id": "1",
-        "type": "function",
-        "function": {"name": "look", "arguments": '{"at": "it"}'},
-    }
-    messages = [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Look!"},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "1", "content": "bright"},
-    ]
+    messages = [{"role": "system", "content": "Be kind."}, *CALLED, RESULT]
     answer = '{"name": "look", "arguments": {"at": "me"}}'
     async with start(answer, template=WITHOUT_TOOLS) as worker:
         _, whole = await worker.chat(messages=messages, tools=[LOOK])
@@ -204,6 +211,80 @@ async def test_a_template_that_knows_no_tools_is_told_in_the_first_message(
     assert untold.endswith("[user:The function returned:\nbright]")
     (made,) = whole["choices"][0]["message"]["tool_calls"]
     assert json.loads(made["function"]["arguments"]) == {"at": "me"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"name": "look", "arguments": {"at": "me"}}',
+        '<tool_call>\n{"name": "look", "arguments": {"at": "me"}}\n</tool_call>',
+    ],
+)
+@pytest.mark.parametrize(
+    "template", [WITHOUT_TOOLS + "{# <tool_call> #}", WITHOUT_CALLS]
+)
+async def test_a_model_that_is_told_in_json_may_answer_in_its_own_notation(
+    start: Start, template: str, answer: str
+) -> None:
+    async with start(answer, template=template) as worker:
+        _, whole = await worker.chat(tools=[LOOK])
+    (made,) = whole["choices"][0]["message"]["tool_calls"]
+    assert json.loads(made["function"]["arguments"]) == {"at": "me"}
+    assert whole["choices"][0]["message"]["content"] is None
+
+
+async def test_a_template_that_drops_calls_has_them_as_text(start: Start) -> None:
+    async with start("x", template=WITHOUT_CALLS) as worker:
+        await worker.chat(messages=[*CALLED, RESULT], tools=[LOOK])
+        text = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
+    assert text.startswith('<tool_call>[{"type": "function"')
+    assert text.count("look somewhere") == 1
+    assert text.endswith(
+        '[user:Look!][assistant:{"name": "look", "arguments": {"at": "it"}}]'
+        "[user:The function returned:\nbright]"
+    )
+
+
+async def test_a_template_that_drops_results_has_them_as_text(start: Start) -> None:
+    template = TEMPLATE.replace(
+        "{% for m in messages %}",
+        "{% for m in messages if m.role != 'tool' %}"
+        "{{ m.tool_calls | default | tojson }}",
+    )
+    async with start("x", template=template) as worker:
+        await worker.chat(messages=[*CALLED, RESULT], tools=[LOOK])
+        text = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
+    assert text.endswith("[user:The function returned:\nbright]")
+
+
+async def test_tools_that_stand_in_the_system_message_do_so(start: Start) -> None:
+    template = WITHOUT_TOOLS.replace("m.content }}", "m.content }}|{{ m.tools }}")
+    async with start("x", template=template) as worker:
+        await worker.chat(tools=[GO])
+        alone = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
+        system = {"role": "developer", "content": "Be kind."}
+        await worker.chat(messages=[system, *CALLED], tools=[GO])
+        text = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
+    assert alone == '[system:|[{"name": "go"}]][user:Hi|]'
+    assert text.startswith('[system:Be kind.|[{"name": "go"}]][user:Look!|]')
+
+
+async def test_an_image_is_refused_by_name_where_tools_are_told(start: Start) -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:,"}}
+    message = {"role": "user", "content": [part]}
+    async with start("x", template=WITHOUT_TOOLS) as worker:
+        status, answer = await worker.chat(messages=[message], tools=[LOOK])
+    assert status == 400
+    assert answer["error"]["param"] == "messages[0].content"
+    assert "image_url" in answer["error"]["message"]
+
+
+async def test_a_model_without_a_template_sees_earlier_calls(start: Start) -> None:
+    async with start("x") as worker:
+        await worker.chat(messages=[*CALLED, RESULT])
+        text = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
+    assert '{"name": "look", "arguments": {"at": "it"}}' in text
+    assert text.endswith("The function returned:\nbright")
 
 
 async def test_a_call_that_breaks_off_in_a_stream_ends_as_it_is(
