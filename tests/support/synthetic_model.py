@@ -26,7 +26,6 @@ _GROUP_ROWS: Final = 128
 _SHARD_BYTES: Final = 8 << 30
 _FULL_SCALE: Final = np.uint32(0xFFFFFFFF)
 """Scale index 16 for eight columns: the group's largest scale itself."""
-_TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +97,13 @@ LLAMA_8B: Final = ModelShape(
 
 
 def write_synthetic(folder: Path, shape: ModelShape, *, seed: int = 0) -> None:
-    """Write a model of that shape, with the bundled model's tokenizer.
+    """Write a model of that shape, with the bundled model's tokenizer filled up.
 
     Equal seeds give equal bytes, however many threads there are.
 
     Raises:
         FileExistsError: there is something at `folder`.
+        ValueError: the vocabulary is smaller than that tokenizer's.
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True)
@@ -120,10 +120,23 @@ def write_synthetic(folder: Path, shape: ModelShape, *, seed: int = 0) -> None:
             writer.write(name, tensor)
         for name, tensor in _linears(jobs, seed):
             writer.write(name, tensor)
-    for name in _TOKENIZER:
-        shutil.copy(bundled_root() / "tinystories-15m" / name, folder / name)
+    _write_tokenizer(folder, shape.vocab)
     text = json.dumps(shape.config(), indent=1)
     (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def _write_tokenizer(folder: Path, vocab: int) -> None:
+    """The bundled one, with a piece for every further token that there is."""
+    source = bundled_root() / "tinystories-15m"
+    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces = tokenizer["model"]["vocab"]
+    if vocab < len(pieces):
+        raise ValueError(f"vocab {vocab} is less than the tokenizer's {len(pieces)}")
+    for token in range(len(pieces), vocab):
+        pieces[f"<unused{token}>"] = token
+    text = json.dumps(tokenizer, ensure_ascii=False)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    shutil.copy(source / "tokenizer_config.json", folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,118 @@
+"""The machine under test, and what it reaches by itself."""
+
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Final
+
+from tests.gpu.results import Ceilings, Machine
+
+_GIB: Final = 1 << 30
+_COPY_BYTES: Final = 4 * _GIB
+_STAGED_BYTES: Final = _GIB
+_REPEATS: Final = 7
+
+
+def machine() -> Machine:
+    """The first GPU, and its host."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    return Machine(
+        gpu=properties.name,
+        vram_gib=round(properties.total_memory / _GIB, 1),
+        compute_capability=f"{properties.major}.{properties.minor}",
+        driver=_driver(),
+        cpu=_processor(),
+        cores=len(os.sched_getaffinity(0)),
+        ram_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of all that numbers depend on."""
+    import torch
+
+    found = {"Python": platform.python_version(), "CUDA": str(torch.version.cuda)}
+    for package in ("torch", "triton", "exllamav2", "flash-attn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def ceilings(file: Path) -> Ceilings:
+    """Bandwidths of device memory, of the bus, and of reading `file`."""
+    return Ceilings(
+        device_copy_gb_s=_device_copy(),
+        pinned_to_device_gb_s=_pinned_to_device(),
+        file_read_gb_s=_file_read(file),
+    )
+
+
+def _device_copy() -> float:
+    import torch
+
+    source = torch.randint(256, (_COPY_BYTES,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    seconds = _timed(lambda: target.copy_(source))
+    return 2 * _COPY_BYTES / seconds / 1e9
+
+
+def _pinned_to_device() -> float:
+    import torch
+
+    source = torch.empty(_STAGED_BYTES, dtype=torch.uint8, pin_memory=True).random_()
+    target = torch.empty_like(source, device="cuda")
+    seconds = _timed(lambda: target.copy_(source, non_blocking=True))
+    return _STAGED_BYTES / seconds / 1e9
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Median seconds of the device's time for `work`, after a warm-up."""
+    import torch
+
+    work()
+    times = []
+    for _ in range(_REPEATS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return float(median(times))
+
+
+def _file_read(file: Path) -> float:
+    buffer = bytearray(64 << 20)
+    times = []
+    for _ in range(2):
+        with file.open("rb", buffering=0) as stream:
+            start = perf_counter()
+            while stream.readinto(buffer):
+                pass
+            times.append(perf_counter() - start)
+    return file.stat().st_size / min(times) / 1e9
+
+
+def _driver() -> str:
+    from pynvml import nvmlInit, nvmlShutdown, nvmlSystemGetDriverVersion
+
+    nvmlInit()
+    try:
+        return str(nvmlSystemGetDriverVersion())
+    finally:
+        nvmlShutdown()
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
