@@ -1,6 +1,5 @@
 """Finding out what a model folder holds, from JSON files and headers alone."""
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from neuron.exl2.header import ITEM_BYTES, TensorSpec
 from neuron.models.errors import ModelError
 from neuron.models.info import Format, ModelInfo
 from neuron.models.settings import Settings
+from neuron.template_files import find_templates
 
 _HEAD: Final = "lm_head"
 _MARKS: Final[tuple[tuple[Format, str], ...]] = (
@@ -97,19 +97,16 @@ def _architecture(config: Settings) -> str:
 
 
 def _chat_template(path: Path, tokenizer: Settings) -> str:
-    """All that is written of templates, in whichever form; empty where there is none.
+    """All that is written of templates, by whichever name; empty where there is none.
 
     Raises:
-        ModelError: a file cannot be read.
+        ModelError: a file is damaged.
     """
-    for name in ("chat_template.jinja", "chat_template.json"):
-        if os.path.isfile(file := path / name):
-            try:
-                return file.read_text(encoding="utf-8", errors="replace")
-            except OSError as error:
-                raise ModelError(file, f"cannot be read: {error.strerror}") from error
-    template = tokenizer.get("chat_template")
-    return json.dumps(template, ensure_ascii=False) if template else ""
+    given = {"chat_template": tokenizer.get("chat_template")}
+    try:
+        return "\n".join(find_templates(path, given).values())
+    except FormatError as error:
+        raise ModelError(error.file, error.reason) from error
 
 
 def _format(tensors: TensorDirectory) -> Format:

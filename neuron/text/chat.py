@@ -1,6 +1,6 @@
 """A conversation as the prompt its model was trained on.
 
-The template is the model's own (`neuron.text.template_files` says where from),
+The template is the model's own (`neuron.template_files` says where from),
 rendered as Hugging Face transformers does it. Where a template would refuse or lose
 what OpenAI's API allows, and only there, the conversation is put in a form that it
 takes (`neuron.text.conversation`).
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+from neuron.exl2.errors import FormatError
+from neuron.template_files import DEFAULT, find_templates
 from neuron.text import continuation, conversation
 from neuron.text.compiled_template import (
     CompiledTemplate,
@@ -21,7 +23,6 @@ from neuron.text.compiled_template import (
 )
 from neuron.text.conversation import ConversationError, Message
 from neuron.text.template_bounds import RenderLimits
-from neuron.text.template_files import DEFAULT, find_templates
 from neuron.text.template_traits import TemplateTraits, ToolSupport
 
 __all__ = ["ChatTemplate", "ConversationError", "Message", "TemplateError"]
@@ -65,7 +66,11 @@ class ChatTemplate:
         Raises:
             TemplateError: one is not valid Jinja, or its file is damaged.
         """
-        return cls(find_templates(folder, tokenizer_config), special_tokens)
+        try:
+            found = find_templates(folder, tokenizer_config)
+        except FormatError as error:
+            raise TemplateError(str(error)) from error
+        return cls(found, special_tokens)
 
     @property
     def is_plain(self) -> bool:

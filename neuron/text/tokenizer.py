@@ -1,6 +1,5 @@
 """A model's tokenizer, from its own `tokenizer.json`, the same for every engine."""
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -8,6 +7,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tokenizers import Tokenizer
+
+from neuron.exl2 import json_file
+from neuron.exl2.errors import FormatError
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +126,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         TokenizerError: it is damaged.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json_file.read_json_object(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path}: {error}") from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path}: must hold a JSON object")
-    return value
+    except (OSError, FormatError) as error:
+        raise TokenizerError(str(error)) from error

@@ -109,14 +109,23 @@ def test_missing_stop_ids_are_none(model: Path) -> None:
         ("tokenizer_config.json", '{"chat_template": "{{ messages }}"}', True),
         ("tokenizer_config.json", '{"chat_template": null}', False),
         ("chat_template.jinja", "{{ messages }}", True),
-        ("chat_template.json", "{}", True),
+        ("chat_template.json", '{"chat_template": "{{ messages }}"}', True),
+        ("chat_template.json", "{}", False),
+        ("additional_chat_templates/tool_use.jinja", "{{ tools }}", True),
     ],
 )
 def test_chat_templates_are_found_wherever_they_are(
     model: Path, name: str, content: str, expected: bool
 ) -> None:
+    (model / "additional_chat_templates").mkdir()
     (model / name).write_text(content)
     assert inspect_model(model, "m").has_chat_template is expected
+
+
+def test_a_damaged_template_is_no_surprise_at_load(model: Path) -> None:
+    (model / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja: is not UTF-8"):
+        inspect_model(model, "m")
 
 
 @pytest.mark.parametrize("marker", [m for pair in MARKERS for m in pair])

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from neuron.exl2.errors import FormatError
+from neuron.template_files import find_templates
 from neuron.text.chat import ChatTemplate, TemplateError
-from neuron.text.template_files import find_templates
 
 CONFIG = {"chat_template": "config {{ bos_token }}"}
 
@@ -52,21 +53,25 @@ def test_further_templates_have_a_folder(tmp_path: Path) -> None:
     "templates", [1, [1], [{"name": "default"}], {"default": 1}, [{"template": "x"}]]
 )
 def test_what_is_no_template_is_said(templates: object, tmp_path: Path) -> None:
-    with pytest.raises(TemplateError, match=r"tokenizer_config\.json: chat_template"):
+    with pytest.raises(FormatError, match=r"tokenizer_config\.json: chat_template"):
         find_templates(tmp_path, {"chat_template": templates})
     (tmp_path / "chat_template.json").write_text(
         json.dumps({"chat_template": templates})
     )
-    with pytest.raises(TemplateError, match=r"chat_template\.json: chat_template"):
+    with pytest.raises(FormatError, match=r"chat_template\.json: chat_template"):
         find_templates(tmp_path, {})
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "chat_template.json").write_text("{")
-    with pytest.raises(TemplateError, match=r"chat_template\.json"):
+    with pytest.raises(FormatError, match=r"chat_template\.json"):
         find_templates(tmp_path, {})
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
-    with pytest.raises(TemplateError, match=r"chat_template\.jinja"):
+    with pytest.raises(TemplateError, match=r"chat_template\.jinja: is not UTF-8"):
+        ChatTemplate.load(tmp_path, {}, {})
+    with (tmp_path / "chat_template.jinja").open("wb") as file:
+        file.truncate((1 << 20) + 1)
+    with pytest.raises(FormatError, match="1048577 bytes are over 1048576"):
         find_templates(tmp_path, {})
 
 

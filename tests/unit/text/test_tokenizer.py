@@ -83,5 +83,5 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
         TextTokenizer.load(tmp_path)
     shutil.copy(MODEL / "tokenizer.json", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(TokenizerError, match="must hold a JSON object"):
+    with pytest.raises(TokenizerError, match="is not a JSON object"):
         TextTokenizer.load(tmp_path)
