@@ -1,6 +1,7 @@
 """Speed of anything that turns prompts into tokens step by step."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -27,32 +28,58 @@ class Streams(Protocol):
         """Whether anything is left to compute."""
 
 
+@dataclass(slots=True)
+class Clock:
+    """Times several streams that began together, while all of them decode."""
+
+    streams: int
+    new_tokens: int
+    began: float = field(default_factory=perf_counter)
+    _got: dict[str, int] = field(default_factory=dict)
+    _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def count(self, name: str, tokens: int = 1) -> None:
+        """A stream got tokens."""
+        self._got[name] = self._got.get(name, 0) + tokens
+
+    def look(self) -> None:
+        """See how far the streams are; once for all that came at the same time."""
+        mark = (perf_counter(), sum(self._got.values()))
+        least = min(self._got.values()) if len(self._got) == self.streams else 0
+        if least >= 1:
+            self._marks.setdefault("first", mark)
+        if least >= _SETTLED:
+            self._marks.setdefault("begun", mark)
+        if max(self._got.values(), default=0) >= self.new_tokens - 1:
+            self._marks.setdefault("ended", mark)
+
+    def result(self) -> tuple[float, float]:
+        """(tokens/s of all streams while all decode, TTFT of the last in ms).
+
+        Raises:
+            RuntimeError: streams got other numbers of tokens, or waited for others.
+        """
+        if set(self._got.values()) != {self.new_tokens}:
+            raise RuntimeError(f"got {self._got} tokens, not {self.new_tokens} each")
+        begun, ended = self._marks["begun"], self._marks["ended"]
+        if ended[0] <= begun[0]:
+            raise RuntimeError("the streams never all decoded at once")
+        speed = (ended[1] - begun[1]) / (ended[0] - begun[0])
+        return speed, 1e3 * (self._marks["first"][0] - self.began)
+
+
 def decode_speed(
     streams: Streams, batch: int, *, new_tokens: int = NEW_TOKENS, seed: int = 0
 ) -> tuple[float, float]:
     """(tokens/s of all streams while all decode, TTFT of the last in ms)."""
+    clock = Clock(batch, new_tokens)
     for index, prompt in enumerate(prompts(streams.vocab, batch, PROMPT_TOKENS, seed)):
         streams.submit(str(index), prompt, new_tokens)
-    submitted = perf_counter()
-    got = dict.fromkeys(map(str, range(batch)), 0)
-    marks: dict[str, tuple[float, int]] = {}
     while streams.busy():
         for name in streams.step():
-            got[name] += 1
-        mark = (perf_counter(), sum(got.values()))
-        if min(got.values()) >= 1:
-            marks.setdefault("first", mark)
-        if min(got.values()) >= _SETTLED:
-            marks.setdefault("begun", mark)
-        if max(got.values()) >= new_tokens - 1:
-            marks.setdefault("ended", mark)
-    if set(got.values()) != {new_tokens}:
-        raise RuntimeError(f"streams got {got} tokens, not {new_tokens} each")
-    begun, ended = marks["begun"], marks["ended"]
-    if ended[0] <= begun[0]:
-        raise RuntimeError("the streams never all decoded at once")
-    speed = (ended[1] - begun[1]) / (ended[0] - begun[0])
-    return speed, 1e3 * (marks["first"][0] - submitted)
+            clock.count(name)
+        clock.look()
+    return clock.result()
 
 
 def prefill_time(streams: Streams, tokens: int, *, seed: int = 0) -> float:
