@@ -35,22 +35,23 @@ class Clock:
     streams: int
     new_tokens: int
     began: float = field(default_factory=perf_counter)
-    _got: dict[str, int] = field(default_factory=dict)
+    got: dict[str, int] = field(default_factory=dict)
+    """Tokens of each stream so far."""
     _marks: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def count(self, name: str, tokens: int = 1) -> None:
         """A stream got tokens."""
-        self._got[name] = self._got.get(name, 0) + tokens
+        self.got[name] = self.got.get(name, 0) + tokens
 
     def look(self) -> None:
         """See how far the streams are; once for all that came at the same time."""
-        mark = (perf_counter(), sum(self._got.values()))
-        least = min(self._got.values()) if len(self._got) == self.streams else 0
+        mark = (perf_counter(), sum(self.got.values()))
+        least = min(self.got.values()) if len(self.got) == self.streams else 0
         if least >= 1:
             self._marks.setdefault("first", mark)
         if least >= _SETTLED:
             self._marks.setdefault("begun", mark)
-        if max(self._got.values(), default=0) >= self.new_tokens - 1:
+        if max(self.got.values(), default=0) >= self.new_tokens - 1:
             self._marks.setdefault("ended", mark)
 
     def result(self) -> tuple[float, float]:
@@ -59,8 +60,8 @@ class Clock:
         Raises:
             RuntimeError: streams got other numbers of tokens, or waited for others.
         """
-        if set(self._got.values()) != {self.new_tokens}:
-            raise RuntimeError(f"got {self._got} tokens, not {self.new_tokens} each")
+        if set(self.got.values()) != {self.new_tokens}:
+            raise RuntimeError(f"got {self.got} tokens, not {self.new_tokens} each")
         begun, ended = self._marks["begun"], self._marks["ended"]
         if ended[0] <= begun[0]:
             raise RuntimeError("the streams never all decoded at once")

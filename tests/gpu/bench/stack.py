@@ -46,7 +46,7 @@ async def load(gateway: str, model: str, **fields: Any) -> None:
             raise RuntimeError(f"{model} was not loaded: {await answer.text()}")
 
 
-async def stack_speed(
+async def streamed(
     gateway: str,
     model: str,
     vocab: int,
@@ -54,8 +54,8 @@ async def stack_speed(
     *,
     new_tokens: int = NEW_TOKENS,
     seed: int = 0,
-) -> tuple[float, float]:
-    """As `measure.decode_speed`, of what arrives at the client."""
+) -> Clock:
+    """The clock of `batch` streams, by what arrived at the client."""
     clock = Clock(batch, new_tokens)
     async with aiohttp.ClientSession(
         gateway, timeout=_DEADLINE, connector=aiohttp.TCPConnector(limit=0)
@@ -76,7 +76,7 @@ async def stack_speed(
         drawn = prompts(vocab, batch, PROMPT_TOKENS, seed)
         named = [client(str(index), prompt) for index, prompt in enumerate(drawn)]
         await asyncio.gather(*named)
-    return clock.result()
+    return clock
 
 
 def _tokens(line: bytes) -> int:
