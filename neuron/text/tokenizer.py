@@ -1,5 +1,6 @@
 """A model's tokenizer, from its own `tokenizer.json`, the same for every engine."""
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 
 from neuron.exl2 import json_file
 from neuron.exl2.errors import FormatError
+from neuron.text.token_bound import TokenBound
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,14 @@ class TextTokenizer:
         if add_bos and self._bos_id is not None and ids[:1] != [self._bos_id]:
             ids.insert(0, self._bos_id)
         return ids
+
+    def at_least(self, text: str) -> int:
+        """A number of tokens that `text` has or exceeds, much faster than `encode`."""
+        return self._bound.of(text)
+
+    @functools.cached_property
+    def _bound(self) -> TokenBound:
+        return TokenBound(self._tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; special tokens have none."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from neuron.models.info import ModelInfo
 from neuron.protocol.errors import ApiError
+from neuron.text.abandonment import stop_if_abandoned
 from neuron.text.chat import ChatTemplate, ConversationError, Message, TemplateError
 from neuron.text.continuation import ContinuationError
 from neuron.text.grammar import GrammarCompiler
@@ -39,11 +40,14 @@ class ServedModel:
     """Longest prompt and answer together, in tokens."""
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def render(self, body: ChatBody, tools: Toolset) -> PromptText:
+    def render(
+        self, body: ChatBody, tools: Toolset, *, to_fit: bool = False
+    ) -> PromptText:
         """A conversation, up to where the answer begins. Slow for long ones.
 
         Raises:
-            ApiError: 400, it is none; 422, the template refuses it.
+            ApiError: 400, it is none, or where it is `to_fit`, certainly too long; 422,
+                the template refuses it.
         """
         goes_on = body.continue_final_message is True
         begins = body.add_generation_prompt
@@ -61,6 +65,8 @@ class ServedModel:
             )
         except TemplateError as error:
             raise _refused(error) from error
+        if to_fit:
+            self._refuse_long(text, "messages")
         # A template of the model's own spells the beginning of the sequence itself.
         add_bos = body.add_special_tokens
         ids = self.tokenizer.encode(
@@ -75,13 +81,18 @@ class ServedModel:
             variables.setdefault("thinking", variables["enable_thinking"])
         return variables
 
-    def encode(self, prompt: Prompt, *, add_bos: bool = True) -> PromptText:
+    def encode(
+        self, prompt: Prompt, *, add_bos: bool = True, to_fit: bool = False
+    ) -> PromptText:
         """A prompt that is a text, or the ids of one. Slow for long ones.
 
         Raises:
-            ApiError: 400, there are ids that the model does not have.
+            ApiError: 400, there are ids that the model does not have, or where it is
+                `to_fit`, it is certainly too long.
         """
         if isinstance(prompt, str):
+            if to_fit:
+                self._refuse_long(prompt, "prompt")
             ids = self.tokenizer.encode(prompt, add_bos=add_bos)
             return PromptText(prompt, tuple(ids))
         self.check_ids(prompt, "prompt")
@@ -95,13 +106,17 @@ class ServedModel:
         Raises:
             ApiError: as `render` and `encode`, or one is empty or too long.
         """
+        to_fit = body.truncate_prompt_tokens is None
         if isinstance(body, ChatBody):
-            prompts, param = [self.render(body, tools)], "messages"
+            prompts, param = [self.render(body, tools, to_fit=to_fit)], "messages"
         else:
             add_bos = body.add_special_tokens is not False
-            prompts = [self.encode(each, add_bos=add_bos) for each in body.prompts]
+            prompts = [
+                self.encode(each, add_bos=add_bos, to_fit=to_fit)
+                for each in body.prompts
+            ]
             param = "prompt"
-        if body.truncate_prompt_tokens is not None:
+        if not to_fit:
             prompts = [self._truncated(prompt, body) for prompt in prompts]
         for prompt in prompts:
             self._check_length(len(prompt.ids), param)
@@ -143,14 +158,24 @@ class ServedModel:
                 param=param,
             )  # fmt: skip
         if length >= self.max_seq_len:
-            raise ApiError(
-                400,
-                f"This model's maximum context length is {self.max_seq_len} tokens."
-                f" However, your {param} came to {length} tokens, and at least one"
-                " is needed for the answer.",
-                code="context_length_exceeded",
-                param=param,
-            )
+            raise self._too_long(f"{length}", param)
+
+    def _refuse_long(self, text: str, param: str) -> None:
+        """As `_check_length`, before a text is tokenized, which cannot be stopped."""
+        stop_if_abandoned()
+        least = self.tokenizer.at_least(text)
+        if least >= self.max_seq_len:
+            raise self._too_long(f"at least {least}", param)
+
+    def _too_long(self, length: str, param: str) -> ApiError:
+        return ApiError(
+            400,
+            f"This model's maximum context length is {self.max_seq_len} tokens."
+            f" However, your {param} came to {length} tokens, and at least one"
+            " is needed for the answer.",
+            code="context_length_exceeded",
+            param=param,
+        )
 
     def check_ids(self, ids: Iterable[int], param: str) -> None:
         """Refuse ids outside the vocabulary.
