@@ -45,6 +45,19 @@ class ScoredToken(Score):
 
 class ChatLogprobs(TypedDict):
     content: list[ScoredToken]
+    refusal: None
+
+
+class PromptScore(TypedDict):
+    """Of a token of the prompt; the rank only of the likeliest ones."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptScore] | None]
+"""By token id, for each token of the prompt: itself, and the likeliest."""
 
 
 class Function(TypedDict):
@@ -70,6 +83,7 @@ class ChatChoice(TypedDict):
     message: AnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
+    token_ids: NotRequired[list[int]]
 
 
 class _Answer(TypedDict):
@@ -85,6 +99,8 @@ class ChatAnswer(_Answer):
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
+    prompt_token_ids: NotRequired[list[int]]
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class CompletionLogprobs(TypedDict):
@@ -99,6 +115,9 @@ class CompletionChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    token_ids: NotRequired[list[int]]
+    prompt_token_ids: NotRequired[list[int]]
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class CompletionAnswer(_Answer):

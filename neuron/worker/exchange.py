@@ -22,11 +22,11 @@ from neuron.worker.formats import (
     CompletionFormat,
     Envelope,
     Format,
-    TokenWords,
     worded_prompt,
 )
 from neuron.worker.preparation import Body, Prepared
 from neuron.worker.schema import ChatBody
+from neuron.worker.token_words import TokenWords
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Protocol
 
 from neuron.engines.base import TokenLogprobs
-from neuron.text.detokenizer import Detokenizer
-from neuron.text.tokenizer import TextTokenizer
 from neuron.worker.reply import CallDelta, Delta, FinishReason, ScoredToken
+from neuron.worker.token_words import TokenWords
 
 _LEAST: Final = -9999.0
 """Stands for minus infinity, which JSON does not have (OpenAI's value)."""
@@ -58,36 +57,6 @@ class Envelope:
             "choices": choices,
             **more,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class TokenWords:
-    """Spells single tokens for log-probabilities."""
-
-    tokenizer: TextTokenizer
-    as_ids: bool = False
-    """Names are ids, which tell apart what is spelt alike."""
-
-    def name(self, token_id: int) -> str:
-        """What stands for the token in an answer."""
-        return f"token_id:{token_id}" if self.as_ids else self.text(token_id)
-
-    def text(self, token_id: int) -> str:
-        """The token's own text, a leading space included; its name if it has none."""
-        if self.tokenizer.is_silent(token_id):
-            return self.tokenizer.token(token_id)
-        detokenizer = Detokenizer(self.tokenizer, self._anchor())
-        return detokenizer.feed(token_id) + detokenizer.flush()
-
-    def _anchor(self) -> list[int]:
-        """Any text in front, so that the token is not at the very beginning."""
-        return self.tokenizer.encode("a", add_bos=False)
-
-    def bytes(self, token_id: int) -> list[int]:
-        byte = self.tokenizer.byte_of(token_id)
-        if byte is not None:
-            return [byte]
-        return list(self.text(token_id).encode())
 
 
 def worded_prompt(

@@ -1,5 +1,6 @@
 """One request from its body to its last byte: admission, engine, answer, log line."""
 
+import asyncio
 import contextlib
 import time
 
@@ -11,10 +12,10 @@ from neuron.worker.admission import Admission, Ticket
 from neuron.worker.choices import Choices, Runner
 from neuron.worker.engine_host import EngineHost
 from neuron.worker.exchange import Exchange
-from neuron.worker.formats import TokenWords
 from neuron.worker.preparation import Body, Prepared, prepare
 from neuron.worker.prompts import ServedModel
 from neuron.worker.text_work import TextWork
+from neuron.worker.token_words import TokenWords
 from neuron.worker.vitals import Tally
 
 
@@ -94,7 +95,9 @@ class Inference:
     async def _whole(self, exchange: Exchange, choices: Choices) -> web.Response:
         while not choices.over:
             await choices.news(None)
-        return json_response(exchange.whole(), headers=exchange.headers)
+        # In a thread: the log-probabilities of a long prompt take a while to word.
+        whole = await asyncio.to_thread(exchange.whole)
+        return json_response(whole, headers=exchange.headers)
 
     async def _stream(self, exchange: Exchange, choices: Choices) -> web.StreamResponse:
         stream = EventStream(exchange.request, exchange.headers)

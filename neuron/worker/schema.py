@@ -113,6 +113,9 @@ class GenerationBody(_Body):
             raise _refused("stream_options", "allowed only where stream is true")
         if self.prompt_logprobs is not None and self.stream:
             raise _refused("prompt_logprobs", "not allowed where stream is true")
+        limit = self.output_limit
+        if limit is not None and (self.min_tokens or 0) > limit:
+            raise _refused("min_tokens", f"more than the {limit} that may come at all")
         if self.truncate_prompt_tokens == 0:
             raise _refused("truncate_prompt_tokens", "0 would leave nothing")
         if self.truncation_side == "right" and self.truncate_prompt_tokens is None:
@@ -165,7 +168,7 @@ class ChatBody(GenerationBody):
     documents: list[dict[str, Any]] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: (
-        Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None
+        Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None
     ) = None
     thinking_token_budget: int | None = Field(default=None, ge=0)
     """Most tokens of a thought; then it is closed for the model."""

@@ -176,6 +176,7 @@ async def test_usage_in_every_chunk(start: Start) -> None:
             "spaces_between_special_tokens",
         ),
         ({"return_token_ids": 1}, "return_token_ids"),
+        ({"min_tokens": 4, "max_tokens": 3}, "min_tokens"),
         ({"length_penalty": 1.5}, "length_penalty"),
         ({"best_of": 2}, "best_of"),
         ({"best_of": True}, "best_of"),
