@@ -18,7 +18,7 @@ from tests.support.processes import (
 )
 
 _DEADLINE: Final = aiohttp.ClientTimeout(total=180)
-_LISTED_S: Final = 30.0
+_LOOKS: Final = 300
 
 
 @contextmanager
@@ -40,19 +40,21 @@ def running_stack(models: Path, environ: dict[str, str]) -> Iterator[Process]:
 async def load(gateway: str, model: str, **fields: Any) -> None:
     """Load `model`; `fields` are those of the gateway's load request."""
     async with aiohttp.ClientSession(gateway, timeout=_DEADLINE) as http:
-        async with asyncio.timeout(_LISTED_S):
-            while model not in await _listed(http):
-                await asyncio.sleep(0.05)
+        await _heard_of(http, model)
         body = {"model": model, **fields}
         async with http.post("/admin/v1/models/load", json=body) as answer:
             if answer.status != 200:
                 raise RuntimeError(f"{model} was not loaded: {await answer.text()}")
 
 
-async def _listed(http: aiohttp.ClientSession) -> set[str]:
-    """Models that the gateway has heard of."""
-    async with http.get("/v1/models") as answer:
-        return {model["id"] for model in (await answer.json())["data"]}
+async def _heard_of(http: aiohttp.ClientSession, model: str) -> None:
+    for _ in range(_LOOKS):
+        async with http.get("/v1/models") as answer:
+            listed = (await answer.json())["data"]
+        if any(entry["id"] == model for entry in listed):
+            return
+        await asyncio.sleep(0.1)
+    raise RuntimeError(f"the gateway never heard of {model}")
 
 
 async def streamed(
