@@ -20,6 +20,11 @@ def data_dir() -> Path:
     return Path(platformdirs.user_data_dir(_APP, appauthor=False))
 
 
+def state_dir() -> Path:
+    """Where what was learned while running is kept; it may be lost."""
+    return Path(platformdirs.user_state_dir(_APP, appauthor=False))
+
+
 def log_dir() -> Path:
     """Where background processes write their logs; created."""
     path = Path(platformdirs.user_log_dir(_APP, appauthor=False))

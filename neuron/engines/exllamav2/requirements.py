@@ -1,0 +1,126 @@
+"""A load with every default filled in, and what it takes wherever it is placed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from neuron.engines.exllamav2.adapters import Adapter
+from neuron.engines.exllamav2.allocator import reserved_bytes
+from neuron.engines.exllamav2.cache_modes import CACHE_MODES, whole_pages
+from neuron.engines.exllamav2.description import Description
+from neuron.engines.exllamav2.limits import Limits
+from neuron.engines.exllamav2.measured import fingerprint, load_key
+from neuron.engines.exllamav2.memory import CacheShape, DeviceMemory, ModelMemory
+from neuron.engines.exllamav2.tensor_parallel import shares
+from neuron.protocol.types import LoadOptions
+
+_PACKAGES: Final = ("torch", "exllamav2")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A load on its devices."""
+
+    needs: tuple[DeviceMemory, ...]
+    """Of each device that was offered, contexts left out."""
+    layers: tuple[int, ...]
+    """Device of each layer, and last that of the head, counted from 0."""
+    draft_device: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What is loaded, and how."""
+
+    model: Description
+    max_seq_len: int
+    slots: int
+    cache_mode: str
+    cache_tokens: int
+    limits: Limits
+    options: LoadOptions
+    draft: Description | None = None
+    adapters: tuple[Adapter, ...] = ()
+    device_embedding: bool = False
+
+    def memory_of(self, model: Description) -> ModelMemory:
+        """Needs of the model, or of the one that drafts for it."""
+        return ModelMemory(
+            model,
+            self.limits,
+            self.max_seq_len,
+            CacheShape(CACHE_MODES[self.cache_mode], whole_pages(self.cache_tokens)),
+            self.device_embedding,
+        )
+
+    def place(self, room: Sequence[int]) -> Placed | None:
+        """Find every part its device; None where that does not fit.
+
+        Args:
+            room: bytes that the load may take on each device.
+        """
+        memory = self.memory_of(self.model)
+        if self.options.tensor_parallel:
+            places = (0,) * len(memory.units())
+            placed = Placed(shares(memory, len(room)), places)
+        else:
+            found = memory.place(room)
+            if found is None:
+                return None
+            placed = Placed(memory.at(found, len(room)), found)
+        placed = self._with_draft(self._with_adapters(placed), room)
+        over = any(
+            need.total > free for need, free in zip(placed.needs, room, strict=True)
+        )
+        return None if over else placed
+
+    def on_one(self) -> Placed:
+        """Everything on one device, whether it fits there or not."""
+        memory = self.memory_of(self.model)
+        places = (0,) * len(memory.units())
+        placed = self._with_adapters(Placed(memory.at(places, 1), places))
+        return self._with_draft(placed, [0])
+
+    def _with_adapters(self, placed: Placed) -> Placed:
+        needs = list(placed.needs)
+        for adapter in self.adapters:
+            for layer, nbytes in adapter.layer_bytes.items():
+                needs[placed.layers[layer]] += DeviceMemory({"adapters": nbytes})
+        return Placed(tuple(needs), placed.layers)
+
+    def _with_draft(self, placed: Placed, room: Sequence[int]) -> Placed:
+        """Put the whole draft on the device that has most room left."""
+        if self.draft is None:
+            return placed
+        memory = self.memory_of(self.draft)
+        [alone] = memory.at((0,) * len(memory.units()), 1)
+        left = [f - n.total for f, n in zip(room, placed.needs, strict=True)]
+        device = left.index(max(left))
+        needs = list(placed.needs)
+        needs[device] += DeviceMemory({"draft": reserved_bytes([alone.total])})
+        return Placed(tuple(needs), placed.layers, device)
+
+    def key(self, gpus: Sequence[str]) -> str:
+        """Names the load among those measured, the GPUs it runs on included."""
+        facts: Mapping[str, object] = {
+            "model": fingerprint(self.model),
+            "draft": None if self.draft is None else fingerprint(self.draft),
+            "max_seq_len": self.max_seq_len,
+            "slots": self.slots,
+            "cache": (self.cache_mode, whole_pages(self.cache_tokens)),
+            "limits": repr(self.limits),
+            "options": self.options.model_dump(exclude={"draft", "loras"}),
+            "adapters": [sorted(a.layer_bytes.items()) for a in self.adapters],
+            "device_embedding": self.device_embedding,
+            "gpus": list(gpus),
+            "versions": [_version(name) for name in _PACKAGES],
+        }
+        return load_key(facts)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,81 @@
+"""Splitting every layer over several GPUs, as far as the library can.
+
+Source: exllamav2 0.3.2, tensor_p.py, attn.py, mlp.py. Its C++ calls flash-attn's
+`fwd_kvcache` with twenty positions and knows no window, softcap or QK norm.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from neuron.engines.base import EngineError
+from neuron.engines.exllamav2.allocator import reserved_bytes
+from neuron.engines.exllamav2.description import Description
+from neuron.engines.exllamav2.memory import DeviceMemory, ModelMemory
+from neuron.engines.exllamav2.scratch import logits_bytes, rope_bytes
+
+FEATURE: Final = "tensor_parallel"
+"""Of an attention provider that has `fwd_kvcache`."""
+_HALF: Final = 2
+_UNIT: Final = 128
+
+
+def check_tensor_parallel(model: Description, devices: Sequence[int]) -> None:
+    """Refuse a split that the library cannot do.
+
+    Raises:
+        EngineError: `param` is `tensor_parallel`.
+    """
+    if len(devices) < 2:
+        raise _refused(f"it takes two GPUs or more, here are {len(devices)}")
+    if not model.architecture.tensor_parallel:
+        raise _refused(f"exllamav2 cannot split {model.info.architecture}")
+    if model.info.format != "exl2":
+        raise _refused(f"exllamav2 splits EXL2 models, not {model.info.format}")
+    if model.sizes.intermediate % _UNIT:
+        raise _refused(
+            f"intermediate_size {model.sizes.intermediate} is no multiple of {_UNIT}"
+        )
+    if model.sizes.kv_heads < len(devices):
+        raise _refused(
+            f"{model.sizes.kv_heads} key-value heads cannot be split over "
+            f"{len(devices)} GPUs"
+        )
+
+
+def shares(memory: ModelMemory, devices: int) -> tuple[DeviceMemory, ...]:
+    """What each of the `devices` takes when all take the same.
+
+    The library rounds its splits to whole heads and to 32 or 128 columns, so that one
+    device may have a little more than another.
+    """
+    sizes, rows = memory.model.sizes, memory.limits.max_input
+    held = [m for m in memory.model.modules if m.kind != "embedding"]
+    linears = [part for m in held for part in m.linears]
+    weights = [-(-part.arena_bytes // devices) for part in linears]
+    norms = sum(m.other_bytes for m in held)
+    orders = sum(part.loose_bytes for part in linears)
+    cache = memory.cache.mode.tensors(
+        memory.cache.tokens, -(-sizes.kv_heads // devices), sizes.head_dim
+    )
+    temporaries = memory.cache.mode.temporaries(
+        memory.cache.tokens, -(-sizes.kv_heads // devices), sizes.head_dim
+    )
+    widest = max(sizes.heads * sizes.head_dim, sizes.hidden, sizes.intermediate)
+    largest = max((min(part.numel, memory.dq) for part in linears), default=0)
+    scratch = rows * _HALF * (3 * widest + 4 * -(-widest // devices))
+    scratch += _HALF * -(-largest // devices)
+    tables = rope_bytes(sizes, memory.max_seq_len)
+    parts = {
+        "weights": reserved_bytes([*weights, norms, orders]),
+        "cache": reserved_bytes([*cache * sizes.layers, *temporaries]),
+        # The library puts the tables together once more for its own calls.
+        "scratch": reserved_bytes([scratch, 2 * tables]),
+        "logits": reserved_bytes([logits_bytes(sizes, memory.limits)]),
+    }
+    return (DeviceMemory(parts),) * devices
+
+
+def _refused(reason: str) -> EngineError:
+    return EngineError(
+        f"tensor_parallel: {reason}", code="unsupported", param="tensor_parallel"
+    )
