@@ -1,0 +1,155 @@
+"""exllamav2's dynamic generator with a page table of ours to steer, and one forward.
+
+Of the library its page table, page hashing, reuse and prefill are used. Its own loop
+is not: it reserves pages for all that a job may become, prefills every waiting prompt
+in one step, copies the logits of a whole batch to pageable memory and samples there.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from exllamav2.compat import safe_move_tensor
+from exllamav2.ext import exllamav2_ext as ext_c
+from exllamav2.generator.dynamic import ExLlamaV2DynamicGenerator
+
+from neuron.engines.exllamav2.job import PagedJob
+
+
+class DecodeForward(Protocol):
+    """One pass of a batch of sequences, the same number of tokens of each."""
+
+    def __call__(
+        self, ids: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits [rows, tokens, padded vocab] on the device; the next call may
+        overwrite them.
+
+        Args:
+            ids: int64 [rows, tokens] on the CPU.
+            lengths: int32 [rows] on the CPU: tokens in the cache before these.
+            table: int32 [rows, pages] on the CPU: where each sequence's pages are,
+                those for `ids` among them; 0 beyond.
+        """
+
+
+class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
+    """Page table and forward passes of one loaded model."""
+
+    def __init__(
+        self, model: Any, cache: Any, tokenizer: Any, *, slots: int, chunk: int
+    ) -> None:
+        """For `slots` sequences at a time, prefilled by `chunk` tokens at most."""
+        super().__init__(
+            model,
+            cache,
+            tokenizer,
+            max_batch_size=slots,
+            max_chunk_size=chunk,
+            max_q_size=1,
+            max_sampling_threads=1,
+            filter_background_eval=False,
+        )
+        self.logits_pinned = None  # nothing is sampled from it here
+        self.vocab: int = model.config.vocab_size
+        self.decode_forward: DecodeForward = self._forward
+
+    @property
+    def pages_free(self) -> int:
+        """Pages nobody holds, cached ones among them."""
+        return len(self.unreferenced_pages)
+
+    @property
+    def pages_used(self) -> int:
+        return len(self.referenced_pages)
+
+    def job(self, tokens: Sequence[int], pages: int) -> PagedJob:
+        """A run of `tokens` that will start with `pages`; it has none yet."""
+        job = PagedJob(tokens, pages, self.page_size)
+        job.prepare_for_queue(self, self.job_serial)
+        self.job_serial += 1
+        return job
+
+    def prefill(self, job: PagedJob, most: int) -> int:
+        """Compute at most `most` tokens, a multiple of the page size, or less to end
+        at a page's end. Returns by how many the job is further, cached ones included.
+        """
+        before = job.computed
+        self.max_chunk_size = most
+        job.prefill([])
+        return job.computed - before
+
+    def decode(
+        self, jobs: Sequence[PagedJob], tokens: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Logits [jobs, tokens, padded vocab] after each of the jobs' next tokens."""
+        return self.decode_forward(*self._batch(jobs, tokens))
+
+    def score(self, job: PagedJob, tokens: Sequence[int]) -> Iterator[torch.Tensor]:
+        """Compute the next tokens of one job; logits [some, padded vocab] after each.
+
+        They come in groups, all of which have to be taken: those of a whole chunk would
+        need gigabytes.
+        """
+        ids, lengths, table = self._batch([job], [tokens])
+        [state] = self._forward_chunk(
+            ids, lengths, table, last_id_only=True, return_last_state=True
+        )["last_state"]
+        for group in state.split(self.model.config.max_output_len):
+            yield self._head(group[None])[0]
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Zero what is in the cache: not even 0 · NaN must get out of there."""
+        for tensor in self.cache.all_tensors():
+            for page in pages:
+                start = page * self.page_size
+                tensor[:, start : start + self.page_size].zero_()
+
+    def defrag_cache(self) -> None:
+        """Nothing: paged attention is as fast on scattered pages, and moving them would
+        stall whoever comes next."""
+
+    def _batch(
+        self, jobs: Sequence[PagedJob], tokens: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(ids, lengths, table), as `DecodeForward` takes them."""
+        ids = torch.tensor(tokens, dtype=torch.long)
+        lengths = [job.computed for job in jobs]
+        width = -(-(max(lengths) + ids.shape[1]) // self.page_size)
+        table = torch.zeros((len(jobs), width), dtype=torch.int32)
+        for row, job, length in zip(table, jobs, lengths, strict=True):
+            pages = job.row(length + ids.shape[1])
+            row[: len(pages)] = pages
+        return ids, torch.tensor(lengths, dtype=torch.int32), table
+
+    def _forward(
+        self, ids: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor
+    ) -> torch.Tensor:
+        logits: torch.Tensor = self._forward_chunk(ids, lengths, table)["logits"]
+        return logits
+
+    def _forward_chunk(
+        self, ids: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor, **more: Any
+    ) -> dict[str, Any]:
+        params = self.get_paged_params(len(ids), table, lengths, ids.shape[1])
+        result: dict[str, Any] = self.model.forward_chunk(
+            input_ids=ids,
+            attn_params=params,
+            cache=self.cache,
+            loras=self.current_loras,
+            **more,
+        )
+        return result
+
+    def _head(self, state: torch.Tensor) -> torch.Tensor:
+        """Logits [1, tokens, padded vocab] from what enters the last norm."""
+        model = self.model
+        norm, head = model.modules[model.head_layer_idx - 1 :]
+        state = safe_move_tensor(state, norm.device_idx)
+        logits: torch.Tensor = head.forward(
+            safe_move_tensor(norm.forward(state), head.device_idx),
+            loras=self.current_loras,
+        )
+        if model.config.final_logit_softcapping:
+            ext_c.softcap_(logits, model.config.final_logit_softcapping)
+        return logits

@@ -1,0 +1,87 @@
+"""One request while the engine knows it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from neuron.engines.base import GenerationRequest
+from neuron.engines.constrained import Constrained
+from neuron.engines.exllamav2.generator import PagedGenerator
+from neuron.engines.exllamav2.job import PagedJob
+from neuron.engines.exllamav2.uniforms import Uniforms
+from neuron.engines.validation import pages_for, tokens_cached_at_most
+
+PIECE: Final = 1
+"""Pages that a sequence takes at a time beyond those it can fill at once."""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Prompt and output so far, and the run that computes them.
+
+    One that is preempted loses its run and is otherwise as it was: the next one
+    prefills prompt and output together, as far as they are not in the cache.
+    """
+
+    request: GenerationRequest
+    uniforms: Uniforms
+    constrained: Constrained | None
+    tokens: list[int]
+    page_size: int
+    job: PagedJob | None = None
+    """Made when it is first in the queue; has pages while it runs."""
+    started: bool = False
+    """Whether it ever had pages."""
+    prefilled: int = 0
+    """Tokens of the prompt that were computed, be it before it was preempted."""
+    retried: bool = False
+    """Whether it was queued again after the generator failed."""
+
+    @property
+    def run(self) -> PagedJob:
+        """The job of a sequence that has one."""
+        assert self.job is not None
+        return self.job
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def must_go_on(self) -> bool:
+        """Whether stop ids are still forbidden."""
+        return self.generated < self.request.min_new_tokens
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of its prompt are still to be given."""
+        wanted = self.request.prompt_logprobs is not None
+        return wanted and self.prefilled < self.prompt_tokens - 1
+
+    @property
+    def most_pages(self) -> int:
+        """Pages that it can ever want."""
+        return pages_for(tokens_cached_at_most(self.request), self.page_size)
+
+    @property
+    def may_take(self) -> int:
+        """Pages that it may still want, at most a piece."""
+        return min(PIECE, self.most_pages - self.run.held)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its next token has no page."""
+        return self.run.computed == self.run.held * self.page_size
+
+    def prepare(self, generator: PagedGenerator) -> PagedJob:
+        """A run of all tokens so far, as it will start; the same until it has."""
+        if self.job is None:
+            held = pages_for(len(self.tokens), self.page_size) + PIECE
+            job = generator.job(self.tokens, min(self.most_pages, held))
+            if self.scores_prompt:
+                job.limit_reuse(self.prefilled // self.page_size)
+            self.job = job
+        return self.job
