@@ -124,6 +124,11 @@ class GrammarCompiler:
         from neuron.text.grammar_match import ConstraintError, GrammarConstraint
         from neuron.text.grammar_source import explained, source_of
 
+        for name, schema in spec.parts:
+            try:
+                self._compiled_now(GrammarSpec("json_schema", schema), "")
+            except GrammarError as error:
+                raise GrammarError(error.place, error.message, name) from error
         source = source_of(spec, self._tokenizer)
         matcher = self._matcher(source)
         if matcher.is_error():

@@ -10,6 +10,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
 from neuron.text.grammar_spec import GrammarError, GrammarSpec, with_options
+from neuron.text.grammar_text import FREE_TEXT, free_text, special_token
 from neuron.text.schema_check import MAX_REGEX, children, moved, pointed_at
 
 _AT: Final = re.compile(r"^at (\d+)\((\d+)\): (.*)", re.DOTALL)
@@ -33,11 +34,14 @@ def source_of(spec: GrammarSpec, tokenizer: LLTokenizer) -> str:
     bodies = [spec] if spec.alternative is None else [spec, spec.alternative]
     grammars = [_body(each) for each in bodies]
     before, rules = _before(spec, tokenizer)
-    if not before and len(grammars) == 1:
+    if not before and len(grammars) == 1 and spec.free is None:
         return json.dumps({"grammars": grammars})
     named = {f"body{index}": grammar for index, grammar in enumerate(grammars)}
-    either = " | ".join(f"@{name}" for name in named)
-    head = {"lark_grammar": f"start: {before} ({either})\n{rules}"}
+    body = " | ".join(f"@{name}" for name in named)
+    if spec.free is not None:
+        rules += free_text(spec.free, body, tokenizer)
+        body = FREE_TEXT
+    head = {"lark_grammar": f"start: {before} ({body})\n{rules}"}
     parts = [{"name": name, **grammar} for name, grammar in named.items()]
     return json.dumps({"grammars": [head, *parts]})
 
@@ -67,22 +71,16 @@ def _before(spec: GrammarSpec, tokenizer: LLTokenizer) -> tuple[str, str]:
         opening, marker, optional = "", spec.after, ""
     elif spec.thought is not None:
         start, marker = spec.thought
-        opening, optional = _token(start, tokenizer) or json.dumps(start), "?"
+        opening = f"gap {special_token(start, tokenizer) or json.dumps(start)}"
+        optional = "?"
     else:
         return "", ""
-    if token := _token(marker, tokenizer):
+    if token := special_token(marker, tokenizer):
         text, rules = f"text {token}", "text: /(?s:.*)/"
     else:
         text = "text"
         rules = f"text[lazy]: TEXT\nTEXT: /(?s:.*)/ {json.dumps(marker)}"
     return f"({opening} {text} gap){optional}", f"{rules}\ngap: /[ \\n]{{0,4}}/\n"
-
-
-def _token(marker: str, tokenizer: LLTokenizer) -> str | None:
-    ids = tokenizer.tokenize_str(marker, parse_special=True)
-    if len(ids) == 1 and tokenizer.is_special_token(ids[0]):
-        return f"<[{ids[0]}]>"
-    return None
 
 
 def explained(spec: GrammarSpec, message: str, verdict: Verdict) -> GrammarError:

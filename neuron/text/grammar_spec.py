@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final, Literal
 
 from neuron.text.schema_check import SchemaProblem, check_schema
@@ -17,13 +17,40 @@ _WHITESPACE: Final = r"[ ]|\r?\n(?:[ ]{0,32}|\t{0,16})"
 that an output cannot run on in blanks."""
 
 
-class GrammarError(Exception):
-    """A grammar that cannot be followed; `place` says where in it, "" is all of it."""
+BLANK: Final = r"[\s\x1c-\x1f]"
+"""What Python calls whitespace, and so the readers of outputs, as a regex."""
 
-    def __init__(self, place: str, message: str) -> None:
-        super().__init__(f"{place}: {message}" if place else message)
+
+class GrammarError(Exception):
+    """A grammar that cannot be followed; `place` says where in it, "" is all of it.
+
+    `part` names the schema that is meant where the grammar is made of several.
+    """
+
+    def __init__(self, place: str, message: str, part: str = "") -> None:
+        super().__init__(": ".join(filter(None, (part, place, message))))
         self.place = place
         self.message = message
+        self.part = part
+
+
+@dataclass(frozen=True, slots=True)
+class FreeText:
+    """Text that may come before what a grammar describes, or instead of it.
+
+    What the text must not hold is given as expressions of Lark terminals.
+    """
+
+    openings: tuple[str, ...]
+    """After each of these the grammar begins, wherever it stands."""
+    never: tuple[str, ...]
+    """What text does not hold, the openings included."""
+    never_first: tuple[str, ...] = ()
+    """What it does not begin with, blanks left aside."""
+    bare: bool = False
+    """The grammar may also begin without an opening where the text would begin."""
+    markers: tuple[int, ...] = ()
+    """Special tokens that are no part of a text. All others are: they say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +71,10 @@ class GrammarSpec:
     """The output may follow this one instead, from the same beginning."""
     lenient: bool = False
     """Pass over the keywords of a schema that cannot be enforced."""
+    free: FreeText | None = None
+    """Text may come before it or instead; not together with `alternative`."""
+    parts: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """Names and schemas of what stands in it and is to be followed in full."""
 
     def key(self) -> str:
         """Equal for equal grammars.
@@ -53,8 +84,10 @@ class GrammarSpec:
         """
         try:
             other = None if self.alternative is None else self.alternative.key()
+            free = None if self.free is None else astuple(self.free)
             parts = [
                 self.kind, self.source, self.after, self.thought, other, self.lenient,
+                free, self.parts,
             ]  # fmt: skip
             key = json.dumps(parts, allow_nan=False, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:

@@ -29,7 +29,8 @@ class Wanted:
 
     format: RequestedGrammar | None
     calls: GrammarSpec | None
-    """Calls that must be made or, with a format, that may be made instead."""
+    """Calls that must be made or, with a format, that may be made instead; without
+    either, text that may end in such calls."""
     must_call: bool
 
     @classmethod
@@ -44,14 +45,17 @@ class Wanted:
         except GrammarError as error:
             raise _invalid("", error, code="invalid_request_body") from error
         must_call = tools.choice not in ("none", "auto")
-        if not must_call and (format_ is None or tools.choice == "none"):
-            return cls(format_, None, must_call=False)
-        choice = tools.choice if must_call else "required"
+        instead = tools.choice == "auto" and format_ is not None
+        choice = "required" if instead else tools.choice
         try:
             calls = constraint_for(syntax, tools.specs, choice, tools.parallel)
         except ValueError as error:
+            message = str(error)
             raise ApiError(
-                400, str(error), code="invalid_request_body", param="tool_choice"
+                400,
+                message,
+                code="invalid_request_body",
+                param=message.partition(":")[0],
             ) from error
         return cls(format_, calls, must_call)
 
@@ -139,6 +143,6 @@ async def _compiled(
 
 
 def _invalid(field: str, error: GrammarError, code: str) -> ApiError:
-    param = field or error.place
-    where = f"{field}: {error.place}" if field and error.place else param
-    return ApiError(400, f"{where}: {error.message}", code=code, param=param)
+    where = [part for part in (error.part or field, error.place) if part]
+    param = error.part.partition(" ")[0] or field or error.place
+    return ApiError(400, ": ".join([*where, error.message]), code=code, param=param)

@@ -6,13 +6,15 @@ Action: ```json
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
+from neuron.text.grammar_spec import BLANK
 from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink, expect
 from neuron.text.tools.format import ToolFormat
 from neuron.text.tools.json_calls import read_calls
-from neuron.text.tools.lark import NAME, Lark, listed
+from neuron.text.tools.lark import NAME, CallRules, Lark, listed, quoted
 from neuron.text.tools.spec import ToolSpec
 
 _START: Final = "<|START_ACTION|>"
@@ -25,6 +27,7 @@ _OLD_TURN: Final = "<|CHATBOT_TOKEN|>"
 class Cohere(ToolFormat):
     name = "cohere"
     markers = (_START, _ACTION)
+    followed = MappingProxyType({_ACTION: f"/{BLANK}*/ {quoted(f'{_FENCE}json')}"})
     tokens = (_END,)
 
     def in_template(self, template: str) -> str | None:
@@ -47,7 +50,9 @@ class Cohere(ToolFormat):
         yield from read_calls(reader, sink)
         yield from reader.skip(_FENCE)
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
         if lark.has_token(_START):
             number = lark.rule("/[0-9]{1,3}/")
             rest = lark.each(
@@ -56,14 +61,13 @@ class Cohere(ToolFormat):
             opening = lark.text('{"tool_call_id": "')
             call = lark.rule(f"{opening} {number} {rest}")
             calls = listed(call, parallel, lark.text(",\n    "))
-            head, tail = lark.text(_START, "[\n    "), lark.text("\n]", _END)
-        else:
-            call = lark.each(
-                tools,
-                ['    {\n        "tool_name": "', NAME, '",\n        "parameters": '],
-                ["\n    }"],
-            )
-            calls = listed(call, parallel, lark.text(",\n"))
-            head = lark.text(f"{_ACTION} {_FENCE}json\n[\n")
-            tail = lark.text(f"\n]{_FENCE}")
-        return f"{head} {calls} {tail}"
+            head, tail = lark.text("[\n    "), lark.text("\n]", _END)
+            return CallRules((_START,), f"{head} {calls} {tail}")
+        call = lark.each(
+            tools,
+            ['    {\n        "tool_name": "', NAME, '",\n        "parameters": '],
+            ["\n    }"],
+        )
+        calls = listed(call, parallel, lark.text(",\n"))
+        head, tail = lark.text("\n[\n"), lark.text(f"\n]{_FENCE}")
+        return CallRules((f"{_ACTION} {_FENCE}json",), f"{head} {calls} {tail}")

@@ -15,7 +15,7 @@ from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink, NotACallError, expect, read_name
 from neuron.text.tools.format import ToolFormat
 from neuron.text.tools.json_reader import copy_value
-from neuron.text.tools.lark import NAME, Lark, listed
+from neuron.text.tools.lark import NAME, CallRules, Lark, listed
 from neuron.text.tools.spec import ToolSpec
 
 _BEGIN: Final = "<｜tool▁calls▁begin｜>"
@@ -46,11 +46,13 @@ class DeepSeekV3(_DeepSeek):
     def in_template(self, template: str) -> str | None:
         return _BEGIN if _BEGIN in template and f"{_FENCE}json" in template else None
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
         before = [_CALL, "function", _SEPARATOR, NAME, f"\n{_FENCE}json\n"]
         call = lark.each(tools, before, [f"\n{_FENCE}", _CALL_END])
         calls = listed(call, parallel, lark.text("\n"))
-        return f"{lark.text(_BEGIN)} {calls} {lark.text(_END)}"
+        return CallRules((_BEGIN,), f"{calls} {lark.text(_END)}")
 
 
 class DeepSeekV31(_DeepSeek):
@@ -62,10 +64,12 @@ class DeepSeekV31(_DeepSeek):
     def in_vocabulary(self, tokens: Mapping[str, int]) -> str | None:
         return None  # The tokens are the same: V3's layout is the first and likelier.
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
         call = lark.each(tools, [_CALL, NAME, _SEPARATOR], [_CALL_END])
         calls = f"{call}+" if parallel else call
-        return f"{lark.text(_BEGIN)} {calls} {lark.text(_END)}"
+        return CallRules((_BEGIN,), f"{calls} {lark.text(_END)}")
 
 
 def _read_call(reader: Reader, sink: CallSink) -> Waiting[None]:

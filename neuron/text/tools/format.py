@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink
-from neuron.text.tools.lark import Lark
+from neuron.text.tools.lark import CallRules, Lark
 from neuron.text.tools.spec import ToolSpec
 
 
@@ -19,6 +20,8 @@ class ToolFormat(ABC):
     name: str
     markers: tuple[str, ...]
     """Each begins a call wherever it stands."""
+    followed: Mapping[str, str] = MappingProxyType({})
+    """Marker → what must follow it to make it one, in Lark, where not anything may."""
     bare: str = ""
     """Characters that may begin a call without a marker where the answer begins."""
     tokens: tuple[str, ...] = ()
@@ -43,5 +46,20 @@ class ToolFormat(ABC):
         """
 
     @abstractmethod
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
-        """The body of a Lark rule for one call, or for several with `parallel`."""
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
+        """One call, or several with `parallel`.
+
+        Raises:
+            ValueError: a tool cannot be called in this format; the message begins with
+                the place.
+        """
+
+    def bare_calls(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
+        """Beginnings of an answer that are those of a call without a marker, in Lark.
+
+        An answer of plain text must not begin so; there may be more than a call can
+        begin with, where calls and text cannot be told apart any later.
+        """
+        return ()

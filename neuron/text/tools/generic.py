@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink
 from neuron.text.tools.format import ToolFormat
-from neuron.text.tools.json_calls import read_calls
-from neuron.text.tools.lark import NAME, Lark, listed
+from neuron.text.tools.json_calls import LIST_OF_OBJECTS, read_calls
+from neuron.text.tools.lark import NAME, CallRules, Lark, listed
 from neuron.text.tools.spec import ToolSpec
 
 
@@ -24,7 +24,13 @@ class Generic(ToolFormat):
     def read(self, reader: Reader, sink: CallSink) -> Waiting[None]:
         yield from read_calls(reader, sink, bare=True)
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
         call = lark.each(tools, ['{"name": "', NAME, '", "arguments": '], ["}"])
         calls = listed(call, parallel, lark.text(", "))
-        return f'"[" {calls} "]"' if parallel else call
+        either = f'"[" {calls} "]" | {call}' if parallel else call
+        return CallRules((), either, bare=True)
+
+    def bare_calls(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
+        return ('"{"', LIST_OF_OBJECTS)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink
 from neuron.text.tools.format import ToolFormat
-from neuron.text.tools.lark import NAME, Lark, listed
+from neuron.text.tools.lark import NAME, CallRules, Lark, listed
 from neuron.text.tools.spec import ToolSpec
 from neuron.text.tools.tagged import END, START, read_tagged
 
@@ -22,7 +22,9 @@ class Hermes(ToolFormat):
     def read(self, reader: Reader, sink: CallSink) -> Waiting[None]:
         yield from read_tagged(reader, sink)
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
-        before = [START, '\n{"name": "', NAME, '", "arguments": ']
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
+        before = ['\n{"name": "', NAME, '", "arguments": ']
         call = lark.each(tools, before, ["}\n", END])
-        return listed(call, parallel, lark.text("\n"))
+        return CallRules((START,), listed(call, parallel, lark.text("\n", START)))

@@ -3,6 +3,7 @@
 import json
 from typing import Final
 
+from neuron.text.grammar_spec import BLANK
 from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink, NotACallError, expect
 from neuron.text.tools.json_reader import copy_string, copy_value, read_string
@@ -13,6 +14,12 @@ _NESTED_KEY: Final = "function"
 """Some models write calls as they stand in OpenAI's API."""
 _OTHER_KEYS: Final = ("type", "id", "tool_call_id")
 """Written by some models, of no use to us."""
+
+LIST_OF_OBJECTS: Final = f'"[" /{BLANK}*/ "{{"'
+"""How a list of calls begins, in Lark."""
+_KEYS: Final = "|".join([*_NAME_KEYS, *_ARGUMENT_KEYS, _NESTED_KEY, *_OTHER_KEYS])
+BARE_OBJECT: Final = f'"{{" /{BLANK}*/ (/"({_KEYS})"/ | /"[^"\\\\]*\\\\/)'
+"""How a call without a marker begins, in Lark; a key may be spelt with escapes."""
 
 
 def read_calls(reader: Reader, sink: CallSink, *, bare: bool = False) -> Waiting[None]:

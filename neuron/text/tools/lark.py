@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from neuron.text.grammar_spec import json_rule
@@ -9,6 +10,18 @@ from neuron.text.tools.spec import ToolSpec
 
 NAME: Final = "NAME"
 """Stands for a tool's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """Calls in two parts, so that a text may come between the one and the other."""
+
+    openings: tuple[str, ...]
+    """Markers that begin them, the usual one first."""
+    rest: str
+    """What follows it: the body of a rule."""
+    bare: bool = False
+    """Where an answer begins they need no marker, and usually have none."""
 
 
 class Lark:
@@ -21,13 +34,15 @@ class Lark:
                 markers): a grammar has to name these by their ids.
         """
         self._tokens = tokens
-        self._rules: list[str] = []
+        self._rules: dict[str, str] = {}
 
     def rule(self, body: str, options: str = "") -> str:
-        """Add a rule; returns the name to call it by."""
-        name = f"r{len(self._rules)}"
-        self._rules.append(f"{name}{options}: {body}")
-        return name
+        """Add a rule, unless there is the same; returns the name to call it by."""
+        return self._rules.setdefault(f"{options}: {body}", f"r{len(self._rules)}")
+
+    def define(self, name: str, body: str) -> None:
+        """Add a rule of that name, which may refer to itself."""
+        self._rules[f": {body}"] = name
 
     def has_token(self, text: str) -> bool:
         """Whether this model has a token for it."""
@@ -37,9 +52,9 @@ class Lark:
         """These texts in a row, each a token where the model has one for it."""
         return " ".join(self._text(part) for part in parts if part)
 
-    def json(self, schema: Mapping[str, Any]) -> str:
-        """A JSON value."""
-        return self.rule(json_rule(schema, lenient=True))
+    def json(self, schema: Mapping[str, Any], *, strict: bool = False) -> str:
+        """A JSON value; unless `strict`, as far as its schema can be followed."""
+        return self.rule(json_rule(schema, lenient=not strict))
 
     def either(self, bodies: Sequence[str]) -> str:
         """One of them."""
@@ -57,27 +72,31 @@ class Lark:
         return self.either([
             " ".join(filter(None, (
                 self.text(*(tool.name if part is NAME else part for part in before)),
-                self.json(arguments_schema(tool)),
+                self.json(arguments_schema(tool), strict=tool.strict),
                 self.text(*after),
             )))
             for tool in tools
         ])  # fmt: skip
 
-    def text_up_to(self, end: str) -> str:
-        """Any text up to the first `end`, included."""
-        return self.rule("/(?s:.*)/", f"[suffix={_quoted(end)}]")
+    def lazy(self, terminal: str) -> str:
+        """The shortest text that is such a terminal."""
+        name = self.rule(terminal).upper()
+        self._rules[f": {terminal}"] = name
+        return self.rule(name, "[lazy]")
 
     def source(self, start: str) -> str:
         """The grammar, beginning with the rule body `start`."""
-        return "\n".join([f"start: {start}", *self._rules]) + "\n"
+        rules = [f"{name}{body}" for body, name in self._rules.items()]
+        return "\n".join([f"start: {start}", *rules]) + "\n"
 
     def _text(self, text: str) -> str:
         if text in self._tokens:
             return f"<[{self._tokens[text]}]>"
-        return _quoted(text)
+        return quoted(text)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as it stands in a grammar."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -89,11 +108,3 @@ def listed(item: str, parallel: bool, separator: str = '", "') -> str:
 def arguments_schema(tool: ToolSpec) -> dict[str, Any]:
     """Its parameters as a schema that llguidance holds to an object."""
     return {**tool.parameters, "type": "object"}
-
-
-def property_schema(tool: ToolSpec, key: str) -> dict[str, Any]:
-    """Of one parameter, with the definitions that it may refer to."""
-    shared = {part: tool.parameters[part] for part in ("$defs", "definitions")
-              if part in tool.parameters}  # fmt: skip
-    schema = tool.properties[key]
-    return {**shared, **schema} if isinstance(schema, Mapping) else shared

@@ -11,12 +11,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from neuron.text.grammar_spec import BLANK
 from neuron.text.reader import Reader, Waiting
-from neuron.text.tools.calls import WORD, CallSink
+from neuron.text.tools.calls import CallSink
 from neuron.text.tools.format import ToolFormat
-from neuron.text.tools.json_calls import read_call, read_calls
-from neuron.text.tools.lark import NAME, Lark, listed, property_schema
+from neuron.text.tools.json_calls import (
+    BARE_OBJECT,
+    LIST_OF_OBJECTS,
+    read_call,
+    read_calls,
+)
+from neuron.text.tools.lark import NAME, CallRules, Lark, listed, quoted
 from neuron.text.tools.python_calls import read_python_calls
+from neuron.text.tools.python_grammar import python_call
 from neuron.text.tools.spec import ToolSpec
 
 _TAG: Final = "<|python_tag|>"
@@ -53,9 +60,21 @@ class LlamaJson(_Llama):
         known = (_TAG, _JSON)
         return next((evidence for evidence in known if evidence in template), None)
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
         call = lark.each(tools, ['{"name": "', NAME, '", "parameters": '], ["}"])
-        return listed(call, parallel, lark.text("; "))
+        return CallRules(
+            self.markers, listed(call, parallel, lark.text("; ")), bare=True
+        )
+
+    def bare_calls(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
+        names = " | ".join(quoted(tool.name) for tool in tools)
+        return (
+            '"{"',
+            LIST_OF_OBJECTS,
+            f'"[" /{BLANK}*/ ({names}) /{BLANK}*/ "("',
+        )
 
 
 class Pythonic(_Llama):
@@ -68,9 +87,18 @@ class Pythonic(_Llama):
     def in_vocabulary(self, tokens: Mapping[str, int]) -> str | None:
         return None  # The tokens are those of `LlamaJson`.
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
-        call = lark.either([_call(lark, tool) for tool in tools])
-        return f'"[" {listed(call, parallel, lark.text(", "))} "]"'
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
+        call = lark.either([python_call(lark, tool) for tool in tools])
+        return CallRules(
+            self.markers,
+            f'"[" {listed(call, parallel, lark.text(", "))} "]"',
+            bare=True,
+        )
+
+    def bare_calls(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
+        return ('"["', BARE_OBJECT)
 
 
 def _sees_python(reader: Reader) -> Waiting[bool]:
@@ -86,25 +114,3 @@ def _sees_another(reader: Reader) -> Waiting[bool]:
     if not (yield from reader.sees(";", semicolon)):
         return False
     return (yield from reader.sees("{", (yield from reader.after_space(semicolon + 1))))
-
-
-def _call(lark: Lark, tool: ToolSpec) -> str:
-    """Arguments by name, the required ones first. Their values are JSON, which the
-    reader takes for Python's where the two differ."""
-    required: list[str] = []
-    optional: list[str] = []
-    for key in tool.properties:
-        if not WORD.fullmatch(key):
-            raise ValueError(f"{tool.name}: {key!r} cannot be the name of an argument")
-        name = lark.text(f"{key}=")
-        argument = f"{name} {lark.json(property_schema(tool, key))}"
-        in_required = key in tool.parameters.get("required", [])
-        (required if in_required else optional).append(lark.rule(argument))
-    more = [f'(", " {rule})?' for rule in optional]
-    if required:
-        arguments = ' ", " '.join(required) + " " + " ".join(more)
-    else:
-        chains = [" ".join([rule, *more[i + 1 :]]) for i, rule in enumerate(optional)]
-        arguments = f"({' | '.join(chains)})?" if chains else ""
-    opening = lark.text(f"{tool.name}(")
-    return f'{opening} {arguments} ")"'

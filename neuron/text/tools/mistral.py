@@ -8,7 +8,7 @@ from neuron.text.tools.calls import CallSink, NotACallError, expect, read_name
 from neuron.text.tools.format import ToolFormat
 from neuron.text.tools.json_calls import read_calls
 from neuron.text.tools.json_reader import copy_value
-from neuron.text.tools.lark import NAME, Lark, listed
+from neuron.text.tools.lark import NAME, CallRules, Lark, listed
 from neuron.text.tools.spec import ToolSpec
 
 _START: Final = "[TOOL_CALLS]"
@@ -45,10 +45,12 @@ class Mistral(ToolFormat):
         yield from copy_value(reader, sink.arguments)
         sink.end()
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
         if lark.has_token(_ARGUMENTS):
-            call = lark.each(tools, [_START, NAME, _ARGUMENTS], [])
-            return f"{call}+" if parallel else call
+            call = lark.each(tools, [NAME, _ARGUMENTS], [])
+            return CallRules((_START,), listed(call, parallel, lark.text(_START)))
         call = lark.each(tools, ['{"name": "', NAME, '", "arguments": '], ["}"])
         calls = listed(call, parallel, lark.text(", "))
-        return f'{lark.text(_START)} " "? "[" {calls} "]"'
+        return CallRules((_START,), f'" "? "[" {calls} "]"')

@@ -5,13 +5,15 @@ functools[{"name": "f", "arguments": {"a": 1}}]
 """
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Final
 
+from neuron.text.grammar_spec import BLANK
 from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink, NotACallError
 from neuron.text.tools.format import ToolFormat
 from neuron.text.tools.json_calls import read_calls
-from neuron.text.tools.lark import NAME, Lark, listed
+from neuron.text.tools.lark import NAME, CallRules, Lark, listed
 from neuron.text.tools.spec import ToolSpec
 
 _START: Final = "<|tool_call|>"
@@ -23,6 +25,7 @@ _FUNCTOOLS: Final = "functools"
 class Phi(ToolFormat):
     name = "phi"
     markers = (_START, f"{_FUNCTOOLS}[")
+    followed = MappingProxyType({f"{_FUNCTOOLS}[": f'/{BLANK}*/ "{{"'})
     tokens = (_END,)
 
     def in_template(self, template: str) -> str | None:
@@ -42,9 +45,11 @@ class Phi(ToolFormat):
         yield from read_calls(reader, sink)
         yield from reader.skip(_END)
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
-        call = lark.each(tools, ['{"name": "', NAME, '", "arguments": '], ["}"])
-        calls = f'"[" {listed(call, parallel, lark.text(", "))} "]"'
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
+        call = lark.each(tools, ['"name": "', NAME, '", "arguments": '], ["}"])
+        calls = f'{listed(call, parallel, lark.text(", {"))} "]"'
         if lark.has_token(_START):
-            return f"{lark.text(_START)} {calls} {lark.text(_END)}"
-        return f"{lark.text(_FUNCTOOLS)} {calls}"
+            return CallRules((_START,), f"{lark.text('[{')} {calls} {lark.text(_END)}")
+        return CallRules((f"{_FUNCTOOLS}[{{",), calls)

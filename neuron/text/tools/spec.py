@@ -20,6 +20,10 @@ class ToolSpec:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """JSON Schema of the arguments object; empty means that it may hold anything."""
+    strict: bool = False
+    """Whether every call's arguments must satisfy it, also where none need be made."""
+    place: str = field(default="parameters", compare=False)
+    """Of the parameters in the request."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -48,11 +52,16 @@ class ToolSpec:
             raise ValueError(f"{place}.name: must be a string")
         if not isinstance(description, str):
             raise ValueError(f"{place}.description: must be a string")
+        strict = function.get("strict")
+        if not isinstance(strict, bool | None):
+            raise ValueError(f"{place}.strict: must be true, false or null")
         parameters = function.get("parameters")
         if parameters is None:
             parameters = {}
         try:
-            return cls(name, description, parameters)
+            return cls(
+                name, description, parameters, strict is True, f"{place}.parameters"
+            )
         except ValueError as error:
             raise ValueError(f"{place}.{error}") from error
 

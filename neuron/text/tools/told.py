@@ -9,7 +9,8 @@ from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink
 from neuron.text.tools.format import ToolFormat
 from neuron.text.tools.generic import Generic
-from neuron.text.tools.lark import Lark
+from neuron.text.tools.json_calls import BARE_OBJECT, LIST_OF_OBJECTS
+from neuron.text.tools.lark import CallRules, Lark
 from neuron.text.tools.spec import ToolSpec
 
 _PLAIN = Generic()
@@ -29,6 +30,7 @@ class Told(ToolFormat):
         self.name = native.name
         self.markers = native.markers
         self.tokens = native.tokens
+        self.followed = native.followed
         self._native = native
         self._writer: ToolFormat = _PLAIN if tools else native
 
@@ -43,5 +45,11 @@ class Told(ToolFormat):
                 return
         yield from _PLAIN.read(reader, sink)
 
-    def grammar(self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool) -> str:
+    def grammar(
+        self, lark: Lark, tools: Sequence[ToolSpec], parallel: bool
+    ) -> CallRules:
         return self._writer.grammar(lark, tools, parallel)
+
+    def bare_calls(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
+        plain = (BARE_OBJECT, LIST_OF_OBJECTS)
+        return (*self._writer.bare_calls(tools), *plain)
