@@ -17,6 +17,8 @@ _ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     "store": (None, False),
     "service_tier": (None, "auto", "default"),
     "verbosity": (None, "medium"),
+    "moderation": (None,),
+    "prompt_cache_options": (None, {}, {"mode": "implicit"}),
     "prompt_cache_retention": (None, "in_memory", "in-memory"),
     "suffix": (None, ""),
     "use_beam_search": (None, False),

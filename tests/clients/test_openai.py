@@ -1,36 +1,15 @@
 """The official OpenAI client against a real gateway, neuron and worker."""
 
 import json
-from collections.abc import Iterator
 
 import openai
 import pytest
 
-from tests.support.processes import Process, running_gateway, temporary_home
-
-MODEL = "tinystories-15m"
+from tests.clients.conftest import AGENT, MODEL
 
 
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Process]:
-    with (
-        temporary_home() as home,
-        running_gateway(
-            home, environ={"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
-        ) as process,
-    ):
-        yield process
-
-
-@pytest.fixture
-def client(gateway: Process) -> Iterator[openai.OpenAI]:
-    base_url = f"{gateway.url}/v1"
-    with openai.OpenAI(base_url=base_url, api_key="x", max_retries=0) as client:
-        yield client
-
-
-def test_lists_the_model(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [MODEL]
+def test_lists_the_models(client: openai.OpenAI) -> None:
+    assert {model.id for model in client.models.list()} == {AGENT, MODEL}
     assert client.models.retrieve(MODEL).object == "model"
 
 

@@ -1,0 +1,44 @@
+"""A real gateway, neuron and worker, and the official OpenAI client for them."""
+
+import shutil
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from neuron.models.bundled import bundled_root
+from tests.support.processes import Process, running_gateway, temporary_home
+
+MODEL = "tinystories-15m"
+AGENT = "agent"
+"""The same model with a chat template that it has not learned."""
+_TEMPLATE = """\
+{%- for tool in tools or () %}{% if loop.first %}Call as <tool_call>: {% endif %}
+{{- tool.function.name }}
+{% endfor %}
+{%- for message in messages %}{{ message.role }}: {{ message.content or '' }}
+{%- for call in message.tool_calls or () %}<tool_call>
+{"name": "{{ call.function.name }}",
+"arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}
+{% endfor %}
+{%- if add_generation_prompt %}assistant: <think>
+{% endif %}"""
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Process]:
+    with temporary_home() as home:
+        folder = home.root / "data" / "cortex" / "models" / AGENT
+        shutil.copytree(bundled_root() / MODEL, folder)
+        (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
+        free = {"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
+        with running_gateway(home, environ=free) as process:
+            yield process
+
+
+@pytest.fixture
+def client(gateway: Process) -> Iterator[openai.OpenAI]:
+    base_url = f"{gateway.url}/v1"
+    with openai.OpenAI(base_url=base_url, api_key="x", max_retries=0) as client:
+        yield client
