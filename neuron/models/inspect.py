@@ -51,8 +51,7 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
     config = Settings.read(path / "config.json")
     generation = Settings.read_if_there(path / "generation_config.json")
     tokenizer = Settings.read_if_there(path / "tokenizer_config.json")
-    if not os.path.isfile(path / "tokenizer.json"):
-        raise ModelError(path / "tokenizer.json", "is missing")
+    _check_tokenizer(path)
     try:
         tensors = open_model(path)
     except FormatError as error:
@@ -63,7 +62,9 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kind = _format(tensors)
     template = _chat_template(path, tokenizer)
+    vocab_size = config.integer("vocab_size")
     bos = generation.ids("bos_token_id") or config.ids("bos_token_id")
+    eos = generation.ids("eos_token_id") or config.ids("eos_token_id")
     return ModelInfo(
         id=model_id,
         path=path,
@@ -77,14 +78,24 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
         heads=heads,
         kv_heads=config.integer("num_key_value_heads", heads),
         head_dim=config.integer("head_dim", max(1, hidden // heads)),
-        vocab_size=config.integer("vocab_size"),
+        vocab_size=vocab_size,
         context=config.integer("max_position_embeddings"),
         weight_bytes=sum(spec.nbytes for spec in tensors.specs.values()),
-        eos_ids=generation.ids("eos_token_id") or config.ids("eos_token_id"),
+        # Ids beyond the vocabulary are of tokens that no answer ends with.
+        eos_ids=tuple(id_ for id_ in eos if id_ < vocab_size),
         bos_id=bos[0] if bos else None,
         has_chat_template=bool(template),
         thinks=_THOUGHT.search(template) is not None,
     )
+
+
+def _check_tokenizer(path: Path) -> None:
+    file = path / "tokenizer.json"
+    if os.path.isfile(file):
+        return
+    slow = os.path.isfile(path / "tokenizer.model")
+    hint = "; tokenizer.model does not stand in for it" if slow else ""
+    raise ModelError(file, f"is missing{hint}")
 
 
 def _architecture(config: Settings) -> str:

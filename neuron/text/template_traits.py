@@ -6,6 +6,7 @@ for each question, when the question first comes up.
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +26,9 @@ _SECOND: Final = "needletwo"
 _QUOTES: Final = ("'", '"')
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 _LIMITS: Final = RenderLimits(seconds=0.5, value=1 << 20, total=16 << 20)
+_SECONDS: Final = 2.0
+"""For all that is tried with one template; one that takes longer is told as little as
+one that refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class TemplateTraits:
         self._styles: dict[str, ContentStyle] = {}
         self._calls: CallStyle | None = None
         self._tools: ToolSupport | None = None
+        self._seconds = _SECONDS
         self.knows_developer = any(
             quote + "developer" + quote in template.source for quote in _QUOTES
         )
@@ -161,7 +166,9 @@ class TemplateTraits:
     def _try(
         self, messages: Sequence[Message], tools: Sequence[Message] | None = None
     ) -> str:
-        """What it renders; nothing where it refuses."""
+        """What it renders; nothing where it refuses, or the time is over."""
+        if self._seconds <= 0:
+            return ""
         context = {
             **self._special_tokens,
             "messages": messages,
@@ -169,10 +176,13 @@ class TemplateTraits:
             "documents": None,
             "add_generation_prompt": False,
         }
+        start = time.thread_time()
         try:
             return self._template.render(context, _LIMITS)
         except TemplateError:
             return ""
+        finally:
+            self._seconds -= time.thread_time() - start
 
 
 def _is_quoted(word: str, text: str) -> bool:

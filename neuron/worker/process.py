@@ -25,7 +25,7 @@ from neuron.models.inspect import inspect_model
 from neuron.protocol.errors import shutting_down, unavailable
 from neuron.text.chat import ChatTemplate, TemplateError
 from neuron.text.grammar import GrammarCompiler
-from neuron.text.output import recognise
+from neuron.text.output import OutputSyntax, recognise
 from neuron.text.tokenizer import TextTokenizer, TokenizerError
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
@@ -153,7 +153,7 @@ class _Worker:
             info,
             tokenizer,
             template,
-            recognise(template.source, tokenizer, template.tool_support(tools=True)),
+            await asyncio.to_thread(_recognise, template, tokenizer),
             grammars,
             longest,
             defaults,
@@ -185,6 +185,11 @@ def _load_text(folder: Path) -> tuple[TextTokenizer, ChatTemplate, dict[str, Any
     tokenizer = TextTokenizer.load(folder)
     template = ChatTemplate.load(folder, tokenizer.config, tokenizer.special_tokens)
     return tokenizer, template, model_defaults(folder)
+
+
+def _recognise(template: ChatTemplate, tokenizer: TextTokenizer) -> OutputSyntax:
+    support = template.tool_support(tools=True)
+    return recognise(template.source, tokenizer, support)
 
 
 def _load_spec(spec: WorkerSpec, info: ModelInfo) -> LoadSpec:

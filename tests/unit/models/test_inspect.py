@@ -103,6 +103,20 @@ def test_missing_stop_ids_are_none(model: Path) -> None:
     assert info.bos_id is None
 
 
+def test_an_end_that_no_token_has_ends_nothing(model: Path) -> None:
+    file = model / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": [2, 75, 3]}))
+    assert inspect_model(model, "m").eos_ids == (2, 3)
+
+
+def test_a_tokenizer_of_the_other_kind_is_named(model: Path) -> None:
+    (model / "tokenizer.json").rename(model / "tokenizer.model")
+    with pytest.raises(
+        ModelError, match=r"json: is missing; tokenizer\.model does not"
+    ):
+        inspect_model(model, "m")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

@@ -1,9 +1,12 @@
 """Templates that want to run for ever, or to fill the memory."""
 
 import tracemalloc
+from typing import Any
 
 import pytest
 
+from neuron.text import template_traits
+from neuron.text.chat import ChatTemplate
 from neuron.text.compiled_template import CompiledTemplate, TemplateError
 from neuron.text.template_bounds import Budget, RenderLimits, bounded_by, tick
 
@@ -108,6 +111,23 @@ def test_what_grows_is_stopped_before_it_is_large(name: str) -> None:
 def test_what_goes_round_in_circles_fails(source: str) -> None:
     with pytest.raises(TemplateError):
         CompiledTemplate(source).render({})
+
+
+def test_what_never_ends_is_not_tried_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[object] = []
+    render = CompiledTemplate.render
+
+    def counted(self: CompiledTemplate, *arguments: Any) -> str:
+        tried.append(self)
+        return render(self, *arguments)
+
+    monkeypatch.setattr(CompiledTemplate, "render", counted)
+    monkeypatch.setattr(template_traits, "_LIMITS", QUICK)
+    monkeypatch.setattr(template_traits, "_SECONDS", 1.5 * QUICK.seconds)
+    assert not ChatTemplate(ENDLESS["loops"]).tool_support(tools=True).history
+    assert len(tried) == 2
 
 
 def test_the_bounds_grow_with_the_conversation() -> None:
