@@ -26,13 +26,13 @@ def free_text(free: FreeText, inner: str, tokenizer: LLTokenizer) -> str:
     rules = [
         f"{FREE_TEXT}: (BLANKS{' | silent' if silent else ''})* (begun {bare})?",
         f"begun: FIRST {more} {_opened('first', free.openings, tokenizer)}",
-        f"more: TEXT? {more} {_opened('text', free.openings, tokenizer)}",
+        f"more: LATER? {more} {_opened('later', free.openings, tokenizer)}",
         f"inner: {inner}",
         f"BLANKS: /{BLANK}+/",
-        f"TEXT: /(?s:.+)/ {_without('/(?s:.*)/', free.never)}",
-        f"FIRST: TEXT & /[^{BLANK[1:]}(?s:.*)/ {_without('', free.never_first)}",
+        f"LATER: /(?s:.+)/ {_without('/(?s:.*)/', free.never)}",
+        f"FIRST: LATER & /[^{BLANK[1:]}(?s:.*)/ {_without('', free.never_first)}",
         *_lazy("first", free.openings, tokenizer),
-        *_lazy("text", free.openings, tokenizer),
+        *_lazy("later", free.openings, tokenizer),
     ]
     if silent:
         rules.append(f"silent: <[{silent}]>")

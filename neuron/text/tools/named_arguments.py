@@ -55,17 +55,22 @@ def property_schema(tool: ToolSpec, key: str) -> Mapping[str, Any]:
         if schema is False and tool.strict:
             raise not_followed(tool, f"{tool.place}.properties.{key}", "false")
         return {}
-    references = [
-        part["$ref"]
-        for _, part in subschemas(tool.parameters)
-        if isinstance(part, Mapping) and isinstance(part.get("$ref"), str)
-    ]
-    if all(reference.startswith(_PREFIXES) for reference in references):
+    if not _references(schema):
+        return schema
+    if all(name.startswith(_PREFIXES) for name in _references(tool.parameters)):
         shared = {part: tool.parameters[part] for part in ("$defs", "definitions")
-                  if references and part in tool.parameters}  # fmt: skip
+                  if part in tool.parameters}  # fmt: skip
         return {**shared, **schema}
     pointer = key.replace("~", "~0").replace("/", "~1")
     return {
         "$ref": f"#/$defs/tool/properties/{pointer}",
         "$defs": {"tool": moved(tool.parameters, "#/$defs/tool")},
     }
+
+
+def _references(schema: Mapping[str, Any]) -> list[str]:
+    return [
+        part["$ref"]
+        for _, part in subschemas(schema)
+        if isinstance(part, Mapping) and isinstance(part.get("$ref"), str)
+    ]

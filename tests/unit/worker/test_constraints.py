@@ -19,7 +19,7 @@ FORMAT = {
     "type": "json_schema",
     "json_schema": {"name": "a", "schema": {"enum": ["yes", "no"]}},
 }
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "go",
@@ -31,8 +31,10 @@ TOOL = {
         },
     },
 }
+STRICT = {**TOOL, "function": {**TOOL["function"], "strict": True}}
 ANSWER = '"yes"'
 CALL = '<tool_call>\n{"name": "go", "arguments": {"far": true}}\n</tool_call>'
+INVALID = CALL.replace("true", "1")
 MAY = Thought("<think>", "</think>", open=False)
 MUST = Thought("<think>", "</think>", open=True)
 
@@ -144,7 +146,12 @@ async def test_one_call_or_several(
 async def test_nothing_binds_what_asks_for_nothing(
     grammars: GrammarCompiler, syntax: OutputSyntax, tokenizer: TextTokenizer
 ) -> None:
-    for fields in ({}, {"tools": [TOOL]}, {"response_format": {"type": "text"}}):
+    for fields in (
+        {},
+        {"tools": [TOOL]},
+        {"tools": [STRICT], "tool_choice": "none"},
+        {"response_format": {"type": "text"}},
+    ):
         assert await constraint(grammars, syntax, MUST, **fields) is None
     unlimited = limited(
         None, 5, syntax=OutputSyntax(), in_reasoning=False, tokenizer=tokenizer, vocab=9
@@ -163,3 +170,58 @@ async def test_parameters_that_are_no_schema_are_refused_where_they_bind(
     with pytest.raises(ApiError) as refusal:
         await constraint(grammars, syntax, None, tools=tools, tool_choice="required")
     assert (refusal.value.status, refusal.value.param) == (400, "tools")
+
+
+@pytest.mark.parametrize("choice", [{}, {"tool_choice": "auto"}])
+@pytest.mark.parametrize(
+    ("thought", "before"),
+    [
+        (None, ""),
+        (MAY, ""),
+        (MAY, "<think>or {\n<tool_call>x</think>\n\n"),
+        (MUST, "a</think>"),
+    ],
+)
+async def test_calls_of_strict_tools_that_may_be_made(
+    grammars: GrammarCompiler,
+    syntax: OutputSyntax,
+    spellings: dict[int, bytes],
+    thought: Thought | None,
+    before: str,
+    choice: dict[str, str],
+) -> None:
+    for output, fits in (
+        ("", True),
+        ("So it is.", True),
+        (CALL, True),
+        ("So it is.\n" + CALL, True),
+        (f"{CALL}\n{CALL}", True),
+        (INVALID, False),
+        ("So it is.\n" + INVALID, False),
+        (CALL.replace("go", "do"), False),
+    ):
+        made = await constraint(grammars, syntax, thought, tools=[STRICT], **choice)
+        assert takes(made, before + output, spellings) is fits, output
+    fields = {"response_format": FORMAT, "tools": [STRICT], **choice}
+    for output, fits in ((ANSWER, True), (CALL, True), (INVALID, False), ("So", False)):
+        made = await constraint(grammars, syntax, thought, **fields)
+        assert takes(made, before + output, spellings) is fits, output
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_a_strict_tool_that_cannot_be_enforced_is_refused_by_name(
+    grammars: GrammarCompiler, syntax: OutputSyntax, choice: str
+) -> None:
+    parameters = {"type": "object", "properties": {"a": {"not": {}}}}
+    function = {"name": "f", "parameters": parameters, "strict": True}
+    tools = [TOOL, {"type": "function", "function": function}]
+    with pytest.raises(ApiError) as refusal:
+        await constraint(grammars, syntax, None, tools=tools, tool_choice=choice)
+    assert (refusal.value.status, refusal.value.param) == (
+        400,
+        "tools[1].function.parameters",
+    )
+    assert refusal.value.message == (
+        "tools[1].function.parameters of the strict tool 'f':"
+        " #/properties/a/not: not is not supported"
+    )
