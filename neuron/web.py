@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Self, TypeVar
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ValidationError
 
 from neuron.protocol import sse
@@ -31,6 +31,9 @@ async def read_body(request: web.Request) -> bytes:
     Raises:
         ApiError: 400 `malformed_body`, it is not encoded as its headers say.
     """
+    if (request.content_length or 0) > request.client_max_size:
+        # At once: who still has it to send need not.
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size)
     try:
         return await request.read()
     except web.RequestPayloadError as error:
@@ -231,10 +234,17 @@ class EventStream:
         return self._response
 
     async def open(self) -> Self:
-        """Send the headers, once; from here on errors are events."""
+        """Send the headers, once; from here on errors are events.
+
+        Raises:
+            ClientGoneError: as `send`.
+        """
         if not self._response.prepared:
             _stream.set(self)
-            await self._response.prepare(self._request)
+            if self._request.version < HttpVersion11:
+                # Nothing but the connection's end tells such a client of the stream's.
+                self._response.force_close()
+            await self._in_time(self._response.prepare(self._request))
         return self
 
     async def send(self, data: bytes) -> None:
@@ -249,7 +259,7 @@ class EventStream:
         """End the stream; errors as those of `send`."""
         await self._in_time(self._response.write_eof())
 
-    async def _in_time(self, writing: Awaitable[None]) -> None:
+    async def _in_time(self, writing: Awaitable[object]) -> None:
         try:
             async with asyncio.timeout(SEND_DEADLINE_S):
                 await writing

@@ -83,6 +83,60 @@ def test_the_offending_field_is_named(value: object, param: str) -> None:
     assert refusal.value.message.startswith(param)
 
 
+async def answered(handler: Any, sent: bytes, until: bytes | None = None) -> bytes:
+    """What comes back, up to the connection's end or to these bytes."""
+    app = web.Application(middlewares=[error_middleware], client_max_size=100)
+    app.router.add_route("*", "/", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0])
+        writer.write(sent)
+        async with asyncio.timeout(10):
+            received = await (reader.readuntil(until) if until else reader.read())
+        writer.close()
+        return received
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_stream_ends_for_clients_of_the_old_kind_too() -> None:
+    async def short(request: web.Request) -> web.StreamResponse:
+        stream = await EventStream(request).open()
+        await stream.send(sse.encode("all"))
+        return stream.response
+
+    asked = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    received = await answered(short, asked)
+    assert received.endswith(b"\r\n\r\ndata: all\n\n")
+
+
+async def test_a_client_that_leaves_as_its_stream_opens_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def late(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return (await EventStream(request).open()).response
+
+    received = await answered(late, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert received == b""
+    assert "failed" not in caplog.text
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_waited_for() -> None:
+    async def read(request: web.Request) -> web.Response:
+        await read_json(request)
+        return web.Response()
+
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 101\r\n"
+    received = await answered(
+        read, head + b"Expect: 100-continue\r\n\r\n", until=b"request_too_large"
+    )
+    assert b" 413 " in received
+
+
 @pytest.mark.parametrize("sends", [True, False])
 async def test_a_client_that_reads_nothing_is_cut_off_also_at_the_end(
     monkeypatch: pytest.MonkeyPatch, sends: bool
