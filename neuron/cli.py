@@ -7,7 +7,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -28,14 +30,18 @@ def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (given[0].startswith("-") and given[0] not in _OWN_FLAGS):
         given.insert(0, "serve")
-    if given[0] == "quantize":
-        return _quantize(given[1:])
-    if given[0] == "import":
-        return _import(given[1:])
+    if given[0] in _COMMANDS:
+        return _run(given[0], given[1:])
     return _serve(_parser().parse_args(given))
 
 
 _OWN_FLAGS = ("-h", "--help", "--version")
+_COMMANDS: Final = {
+    "quantize": ("quantize_command", "turn a Hugging Face folder into EXL2"),
+    "import": ("import_command", "turn a GGUF file into EXL2"),
+    "build-ext": ("build_ext_command", "compile exllamav2's CUDA extension"),
+}
+"""Command → (the module that has it, imported when it is used; what it does)."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,27 +65,16 @@ def _parser() -> argparse.ArgumentParser:
         "--announce", type=Path, metavar="FILE", help="write the address there once up"
     )
     serve.add_argument("--log-level", choices=_LEVELS, default="info")
-    commands.add_parser("quantize", help="turn a Hugging Face folder into EXL2")
-    commands.add_parser("import", help="turn a GGUF file into EXL2")
+    for name, (_, what) in _COMMANDS.items():
+        commands.add_parser(name, help=what)
     return parser
 
 
-def _quantize(arguments: list[str]) -> int:
-    from neuron import quantize_command
-
-    parser = argparse.ArgumentParser(
-        prog="neuron quantize", description="Turn a Hugging Face folder into EXL2."
-    )
-    quantize_command.add_arguments(parser)
-    return quantize_command.run(parser.parse_args(arguments))
-
-
-def _import(arguments: list[str]) -> int:
-    from neuron import import_command
-
-    parser = argparse.ArgumentParser(prog="neuron import")
-    import_command.add_arguments(parser)
-    return import_command.run(parser.parse_args(arguments))
+def _run(name: str, arguments: list[str]) -> int:
+    command = import_module(f"neuron.{_COMMANDS[name][0]}")
+    parser = argparse.ArgumentParser(prog=f"neuron {name}")
+    command.add_arguments(parser)
+    return int(command.run(parser.parse_args(arguments)))
 
 
 def _document() -> bytes:
