@@ -12,7 +12,7 @@ from neuron.engines.exllamav2.cache_modes import whole_pages
 MAX_INPUT: Final = 2048
 """Prompt tokens per forward pass: dequantized weights pay off from about there."""
 MAX_OUTPUT: Final = 16
-"""Tokens of one sequence that one pass may return all logits of, drafts among them."""
+"""Positions that one pass may return all logits of, at the least."""
 MAX_DRAFT_TOKENS: Final = 15
 """Attention takes up to 16 queries per sequence in a decode step."""
 DEFAULT_DRAFT_TOKENS: Final = 4
@@ -45,7 +45,7 @@ def limits_of(max_seq_len: int, slots: int, draft_tokens: int = 0) -> Limits:
     prompt = min(MAX_INPUT, whole_pages(max_seq_len))
     return Limits(
         max_input=max(prompt, whole_pages(slots * query_length)),
-        max_output=MAX_OUTPUT,
+        max_output=max(MAX_OUTPUT, slots * query_length),
         query_length=query_length,
         slots=slots,
     )

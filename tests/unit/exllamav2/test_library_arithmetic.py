@@ -12,8 +12,9 @@ from neuron.engines.exllamav2.scratch import fixed_scratch, max_dq_size, rope_by
 from neuron.models.bundled import bundled_root
 from neuron.models.inspect import inspect_model
 from tests.support import cuda_stack
+from tests.support.synthetic_model import ModelShape
 from tests.unit.exllamav2 import hollow
-from tests.unit.exllamav2.hollow import SMALL, ModelShape
+from tests.unit.exllamav2.hollow import SMALL
 
 cuda_stack.require("torch", "exllamav2")
 
