@@ -8,16 +8,21 @@ from neuron.text.tools.cohere import Cohere
 from neuron.text.tools.deepseek import DeepSeekV3, DeepSeekV31
 from neuron.text.tools.format import ToolFormat
 from neuron.text.tools.generic import Generic
+from neuron.text.tools.glm import Glm
 from neuron.text.tools.hermes import Hermes
+from neuron.text.tools.internlm import InternLM
+from neuron.text.tools.json_function import JsonFunction
 from neuron.text.tools.llama import LlamaJson, Pythonic
 from neuron.text.tools.mistral import Mistral
 from neuron.text.tools.phi import Phi
 from neuron.text.tools.qwen_xml import QwenXml
+from neuron.text.tools.tagged_list import Apriel, Nemotron
 from neuron.text.tools.told import Told
 
 FORMATS: Final[tuple[ToolFormat, ...]] = (
-    DeepSeekV3(), DeepSeekV31(), Mistral(), Cohere(), QwenXml(), Hermes(), Phi(),
-    Pythonic(), LlamaJson(), Generic(),
+    DeepSeekV3(), DeepSeekV31(), Mistral(), Cohere(), QwenXml(), JsonFunction(),
+    Nemotron(), Apriel(), InternLM(), Hermes(), Phi(), Glm(), Pythonic(), LlamaJson(),
+    Generic(),
 )  # fmt: skip
 """The first that fits counts: what is particular to one comes before what several
 share, such as the word `parameters`."""

@@ -121,6 +121,30 @@ def phi_token(calls: Sequence[Call]) -> str:
     return f"<|tool_call|>[{_items(calls, 'name', 'arguments')}]<|/tool_call|>"
 
 
+def json_function(calls: Sequence[Call]) -> str:
+    return "".join(f"<function={n}>{_json(values)}</function>" for n, values in calls)
+
+
+def nemotron(calls: Sequence[Call]) -> str:
+    return f"<TOOLCALL>[{_items(calls, 'name', 'arguments')}]</TOOLCALL>"
+
+
+def apriel(calls: Sequence[Call]) -> str:
+    return f"<tool_calls>[{_items(calls, 'name', 'arguments')}]</tool_calls>"
+
+
+def internlm(calls: Sequence[Call]) -> str:
+    return "\n".join(
+        f"<|action_start|><|plugin|>\n{_items([call], 'name', 'parameters')}\n"
+        "<|action_end|>"
+        for call in calls
+    )
+
+
+def glm(calls: Sequence[Call]) -> str:
+    return "\n".join(f"{name}\n{_json(values)}" for name, values in calls)
+
+
 def generic(calls: Sequence[Call]) -> str:
     return f"[{_items(calls, 'name', 'arguments')}]"
 
@@ -138,6 +162,11 @@ WRITERS: dict[str, tuple[str, Callable[[Sequence[Call]], str]]] = {
     "deepseek_v31": ("deepseek_v31", deepseek_v31),
     "phi": ("phi", phi),
     "phi_token": ("phi", phi_token),
+    "json_function": ("json_function", json_function),
+    "nemotron": ("nemotron", nemotron),
+    "apriel": ("apriel", apriel),
+    "internlm": ("internlm", internlm),
+    "glm": ("glm", glm),
     "generic": ("generic", generic),
 }
 """Layout → its format, and calls as it has them."""

@@ -42,7 +42,15 @@ FORMATS = {
     "deepseek-v2.5": "deepseek_v3",
     "deepseek-v3.1": "deepseek_v31",
     "deepseek-r1-distill": "deepseek_v3",
+    "kakaocorp-kanana-1.5-8b-instruct-2505": "json_function",
+    "meetkai-functionary-medium-v3.1": "json_function",
+    "nvidia-Llama-3.1-Nemotron-Nano-8B-v1": "nemotron",
+    "ServiceNow-AI-Apriel-1.5-15b-Thinker": "apriel",
+    "internlm-Intern-S1-mini": "internlm",
+    "zai-org-GLM-4-9B-0414": "glm",
+    "zai-org-GLM-Z1-32B-0414": "glm",
 }
+"""Family, or template, → format."""
 
 ARGUMENTS = {"city": 'Zürich\n"x"', "days": 3, "options": {"a": [1, None, True]}}
 SCHEMA = {
@@ -70,8 +78,10 @@ def sources() -> dict[str, str]:
 def test_a_family_is_known_by_its_template(
     family: str, name: str, sources: dict[str, str]
 ) -> None:
-    found, reason = recognise_tools(sources[FAMILIES[family]], {})
+    source = sources[FAMILIES.get(family, family)]
+    found, reason = recognise_tools(source, {})
     assert found.name == name, reason
+    assert reads(source) or family in FAMILIES
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

@@ -100,7 +100,7 @@ def test_json_arguments_are_passed_on_as_written(layout: str) -> None:
 @pytest.mark.parametrize("layout", WRITERS)
 def test_a_thought_and_text_stand_before_the_calls(layout: str) -> None:
     name, writer = WRITERS[layout]
-    marked = name not in ("generic", "llama_json", "pythonic")
+    marked = name not in ("generic", "glm", "llama_json", "pythonic")
     before = "Let me look.\n\n" if marked else ""
     call = writer([("f", {"a": 1})])
     text = f"<think>\nHm.\n</think>\n\n{before}{call}\n"
