@@ -3,7 +3,8 @@
 import argparse
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -127,10 +128,11 @@ def run_shown(command: str, work: Callable[[Progress], str]) -> int:
     """
     console = Console()
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
-    # Being terminated must not leave gigabytes behind either.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        with (
+            _interrupted_by_any_end(),
+            Progress(*columns, TimeElapsedColumn(), console=console) as progress,
+        ):
             done = work(progress)
     except (ConvertError, FormatError, ModelError, OSError) as error:
         _say(Console(stderr=True), f"{command}: {_words(error)}")
@@ -138,10 +140,26 @@ def run_shown(command: str, work: Callable[[Progress], str]) -> int:
     except KeyboardInterrupt:
         _say(Console(stderr=True), f"{command}: interrupted; nothing was kept")
         return INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)
     _say(console, done)
     return OK
+
+
+@contextmanager
+def _interrupted_by_any_end() -> Iterator[None]:
+    """Being terminated or losing the terminal must not leave gigabytes behind either.
+
+    What is ignored, as `nohup` has it, stays ignored.
+    """
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _words(error: Exception) -> str:

@@ -47,7 +47,7 @@ def test_a_refusal_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_nothing_behind(
     tmp_path: Path, number: signal.Signals
 ) -> None:
