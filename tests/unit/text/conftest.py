@@ -1,5 +1,7 @@
 """Tokenizers of both kinds: byte fallback (Llama) and byte level (GPT-2, Qwen)."""
 
+from collections.abc import Iterator
+
 import pytest
 from tokenizers import (
     AddedToken,
@@ -11,7 +13,9 @@ from tokenizers import (
 )
 
 from neuron.models.bundled import bundled_root
+from neuron.text.grammar import GrammarCompiler
 from neuron.text.tokenizer import TextTokenizer
+from tests.unit.text.grammars import EOS, FOLDER, PADDED
 
 TEXT = [
     "Once upon a time there was a little dog.  It was happy!\n",
@@ -42,3 +46,23 @@ def byte_level() -> TextTokenizer:
     )
     tokenizer.train_from_iterator(TEXT, trainer)
     return TextTokenizer(tokenizer, {"eos_token": {"content": "<|end|>"}})
+
+
+@pytest.fixture(scope="session")
+def compiler() -> Iterator[GrammarCompiler]:
+    compiler = GrammarCompiler(FOLDER, [EOS], PADDED)
+    yield compiler
+    compiler.close()
+
+
+@pytest.fixture(scope="session")
+def spellings() -> dict[int, bytes]:
+    """What each token adds to a text; special ones add nothing."""
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    found = {}
+    for token in range(3, tokenizer.get_vocab_size()):
+        name = tokenizer.id_to_token(token) or ""
+        byte = name.startswith("<0x") and len(name) == 6
+        text = name.replace("▁", " ").encode()
+        found[token] = bytes([int(name[3:5], 16)]) if byte else text
+    return found
