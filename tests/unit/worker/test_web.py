@@ -87,7 +87,7 @@ async def answered(handler: Any, sent: bytes, until: bytes | None = None) -> byt
     """What comes back, up to the connection's end or to these bytes."""
     app = web.Application(middlewares=[error_middleware], client_max_size=100)
     app.router.add_route("*", "/", handler)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, lingering_time=0)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
