@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,16 +165,24 @@ class Output:
                 self.error = error
 
 
+class Runs(Protocol):
+    """What runs requests, be it an engine or what drives one."""
+
+    def submit(self, request: GenerationRequest) -> None: ...
+    def step(self) -> list[EngineEvent]: ...
+    def has_work(self) -> bool: ...
+
+
 class Outputs(dict[str, Output]):
     """By request id; `step` takes the events of one step."""
 
-    def step(self, engine: ReferenceEngine) -> list[EngineEvent]:
+    def step(self, engine: Runs) -> list[EngineEvent]:
         events = engine.step()
         for event in events:
             self.setdefault(event.id, Output()).take(event)
         return events
 
-    def run(self, engine: ReferenceEngine) -> "Outputs":
+    def run(self, engine: Runs) -> "Outputs":
         """Step until nothing is left to do."""
         for _ in range(10_000):
             if not engine.has_work():
@@ -190,7 +198,7 @@ def request(
     return GenerationRequest(name, tuple(prompt), count, **fields)
 
 
-def generate(engine: ReferenceEngine, *requests: GenerationRequest) -> Outputs:
+def generate(engine: Runs, *requests: GenerationRequest) -> Outputs:
     """Submit them together and run to the end."""
     for each in requests:
         engine.submit(each)
