@@ -4,6 +4,7 @@ The mask of a token is computed in another thread while the forward pass that le
 it runs, and waited for when both are needed.
 """
 
+from collections.abc import Collection
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING
 
@@ -37,10 +38,11 @@ class Constrained:
         self._vocab = vocab
         self._threads = threads
         try:
-            ends = request.stop_ids | constraint.end_ids
+            ends = constraint.end_ids
         except Exception as error:
             raise _failed(error) from error
-        self._ends = np.array([token for token in ends if token < vocab], np.intp)
+        self._ends = _ids(ends | request.stop_ids, vocab)
+        self._ignored = _ids(ends - request.stop_ids, vocab)
         self._stops = np.array([*request.stop_ids], np.intp)
         self._mask: Future[NDArray[np.int32]] | None = None
 
@@ -53,7 +55,8 @@ class Constrained:
         """Which tokens may come next, [vocab], at least one; waits for the mask.
 
         Stop ids are among them where the output may end. Where it may not, or
-        `may_stop` is false, ends are there only if there is nothing else.
+        `may_stop` is false, ends are there only if there is nothing else; so are, at
+        any time, ends of the grammar that are no stop ids.
 
         Raises:
             EngineError: the constraint failed, or leaves nothing.
@@ -62,11 +65,10 @@ class Constrained:
         ending = self._may_end()
         if ending:
             allowed[self._stops] = True
-        if not (ending and may_stop):
-            others = allowed.copy()
-            others[self._ends] = False
-            if others.any():
-                return others
+        others = allowed.copy()
+        others[self._ignored if ending and may_stop else self._ends] = False
+        if others.any():
+            return others
         if not allowed.any():
             raise EngineError(
                 "the output's grammar allows for no token", code="constraint_failed"
@@ -113,6 +115,10 @@ class Constrained:
             return self._constraint.may_end()
         except Exception as error:
             raise _failed(error) from error
+
+
+def _ids(tokens: Collection[int], vocab: int) -> "NDArray[np.intp]":
+    return np.array([token for token in tokens if token < vocab], np.intp)
 
 
 def _failed(error: Exception) -> EngineError:

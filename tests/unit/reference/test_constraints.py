@@ -120,7 +120,7 @@ def test_stop_ids_only_where_the_output_may_end(engine: ReferenceEngine) -> None
 
 def test_min_new_tokens_wait_with_every_end(engine: ReferenceEngine) -> None:
     likely = SamplingParams(temperature=0, logit_bias={END: 100.0, 30: 50.0})
-    for stops in (frozenset[int](), frozenset({30})):
+    for stops in (frozenset({END}), frozenset({30, END})):
         output = generate(
             engine,
             request(
@@ -136,6 +136,22 @@ def test_min_new_tokens_wait_with_every_end(engine: ReferenceEngine) -> None:
         assert not {END, 30} & {*output.tokens[:6]}
         assert output.tokens[6:] == [END]
         assert output.reason == "stop"
+
+
+@pytest.mark.parametrize("stops", [frozenset[int](), frozenset({30})])
+def test_an_end_that_does_not_stop_waits_until_nothing_else_may_come(
+    engine: ReferenceEngine, stops: frozenset[int]
+) -> None:
+    likely = SamplingParams(temperature=0, logit_bias={END: 100.0})
+    constraint = Steps([[7, 8]] * 6, may_end_from=2)
+    output = generate(
+        engine,
+        request(
+            "a", PROMPT, 20, sampling=likely, constraint=constraint, stop_ids=stops
+        ),
+    )["a"]
+    assert (len(output.tokens), output.reason) == (6, "stop")
+    assert set(output.tokens) <= {7, 8} | stops
 
 
 def test_a_complete_output_ends_before_min_new_tokens(engine: ReferenceEngine) -> None:
