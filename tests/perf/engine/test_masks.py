@@ -8,7 +8,7 @@ Medians over the steps in which every stream decodes.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Final, ParamSpec, TypeVar
@@ -21,6 +21,10 @@ from neuron.engines.base import GenerationRequest, SamplingParams, TokenConstrai
 from neuron.engines.constrained import Constrained
 from neuron.engines.reference.engine import ReferenceEngine
 from neuron.text.grammar import GrammarCompiler, GrammarSpec
+from neuron.text.output import OutputSyntax
+from neuron.text.tools.constraint import constraint_for
+from neuron.text.tools.hermes import Hermes
+from neuron.text.tools.spec import ToolSpec
 from tests.unit.reference.support import BUNDLED, loaded
 
 P = ParamSpec("P")
@@ -30,7 +34,28 @@ STREAMS: Final = (1, 4, 16)
 GENERATED: Final = 100
 WARM_UP: Final = 10
 PROMPT: Final = tuple(range(300, 320))
+WRITE = ToolSpec(
+    "write",
+    parameters={
+        "type": "object",
+        "properties": {"path": {"type": "string"}, "text": {"type": "string"}},
+        "required": ["path", "text"],
+        "additionalProperties": False,
+    },
+    strict=True,
+)
+
+
+def text_beside_strict_tools() -> GrammarSpec:
+    syntax = OutputSyntax(tools=Hermes())
+    tools = [replace(WRITE, name=f"write_{index}") for index in range(20)]
+    spec = constraint_for(syntax, tools, "auto")
+    assert spec is not None
+    return spec
+
+
 SPECS: Final = {
+    "text": text_beside_strict_tools(),
     "any JSON": GrammarSpec("json_schema", {"type": "array", "minItems": 200}),
     "schema": GrammarSpec(
         "json_schema",
