@@ -61,7 +61,10 @@ class Account:
         }
 
     def timings(self) -> dict[str, float | None]:
-        """Seconds in line, from there to the first token, and from there to the end."""
+        """Seconds to a slot, from there to the first token, and from there to the end.
+
+        Preparing a request counts as waiting in line, which it does meanwhile.
+        """
         times = [each.times for each in self._choices.generations.values()]
         admitted = _first(each.admitted for each in times)
         first_token = _first(each.first_token for each in times)

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from neuron.operation import register
 from neuron.protocol import headers
@@ -25,6 +26,10 @@ from neuron.worker.toolset import Toolset
 from neuron.worker.unsupported import refuse_unsupported
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+_LARGE: Final = 1 << 18
+"""Bytes of a body that may take longer to validate than streams should stand still."""
 
 
 class WorkerApi:
@@ -44,12 +49,14 @@ class WorkerApi:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         value = await read_json(request)
         refuse_unsupported(value, chat=True)
-        return await self._inference.answer(request, validate(ChatBody, value))
+        body = await self._validated(request, ChatBody, value)
+        return await self._inference.answer(request, body)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         value = await read_json(request)
         refuse_unsupported(value, chat=False)
-        return await self._inference.answer(request, validate(CompletionBody, value))
+        body = await self._validated(request, CompletionBody, value)
+        return await self._inference.answer(request, body)
 
     async def tokenize(self, request: web.Request) -> web.Response:
         value = await read_json(request)
@@ -60,9 +67,9 @@ class WorkerApi:
                     400, "prompt: give either it or messages",
                     code="invalid_request_body", param="prompt",
                 )  # fmt: skip
-            body = validate(TokenizeChatBody, value)
+            body = await self._validated(request, TokenizeChatBody, value)
         else:
-            body = validate(TokenizeBody, value)
+            body = await self._validated(request, TokenizeBody, value)
         ids = await self._in_thread(request, _tokenize, self._model, body)
         answer = {
             "count": len(ids),
@@ -74,10 +81,19 @@ class WorkerApi:
         return json_response(answer)
 
     async def detokenize(self, request: web.Request) -> web.Response:
-        body = validate(DetokenizeBody, await read_json(request))
+        value = await read_json(request)
+        body = await self._validated(request, DetokenizeBody, value)
         self._model.check_ids(body.tokens, "tokens")
         text = await self._in_thread(request, self._model.tokenizer.decode, body.tokens)
         return json_response({"prompt": text})
+
+    async def _validated(
+        self, request: web.Request, model: type[M], value: object
+    ) -> M:
+        # Read already, so that this only looks at it.
+        if len(await request.read()) < _LARGE:
+            return validate(model, value)
+        return await self._in_thread(request, validate, model, value)
 
     async def _in_thread(
         self, request: web.Request, function: Callable[..., T], *arguments: object

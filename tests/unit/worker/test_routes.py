@@ -286,31 +286,6 @@ async def test_a_prompt_that_is_too_long_says_how_long_it_may_be(start: Start) -
     assert "maximum context length is 256 tokens" in answer["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-async def test_a_prompt_that_is_far_too_long_is_not_even_tokenized(
-    start: Start, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*_: object, **__: object) -> list[int]:
-        raise AssertionError("it is tokenized")
-
-    text = "unfortunately " * 1000
-    async with start("x") as worker:
-        monkeypatch.setattr(type(worker.tokenizer), "encode", never)
-        messages = [{"role": "user", "content": text}]
-        body = {"model": "scripted", "messages": messages, "prompt": text}
-        status, answer = await worker.post(path, body)
-    assert status == 400
-    assert answer["error"]["code"] == "context_length_exceeded"
-    assert "came to at least 929 tokens" in answer["error"]["message"]
-
-
-async def test_what_is_cut_to_fit_may_be_of_any_length(start: Start) -> None:
-    async with start("x") as worker:
-        text = "unfortunately " * 1000
-        status, answer = await worker.complete(prompt=text, truncate_prompt_tokens=9)
-    assert (status, answer["usage"]["prompt_tokens"]) == (200, 9)
-
-
 async def test_framework_errors_wear_the_envelope_too(start: Start) -> None:
     async with start("x", max_body_bytes=1000) as worker:
         post = worker.post
