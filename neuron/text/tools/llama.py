@@ -69,6 +69,8 @@ class LlamaJson(_Llama):
         )
 
     def bare_calls(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
+        """An answer that begins with a brace is a call; with a bracket it is text,
+        unless what follows is what follows in a list of calls."""
         names = " | ".join(quoted(tool.name) for tool in tools)
         return (
             '"{"',
@@ -98,6 +100,8 @@ class Pythonic(_Llama):
         )
 
     def bare_calls(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
+        """An answer that begins with a bracket is a list of calls; with a brace it is
+        text, unless the first key is one of a call's."""
         return ('"["', BARE_OBJECT)
 
 

@@ -245,6 +245,25 @@ def test_a_call_or_an_answer_that_validates(client: OpenAI, seed: int) -> None:
         jsonschema.validate(json.loads(message.content or ""), SCHEMA)
 
 
+@pytest.mark.parametrize("model", [CHATTY, THINKER])
+def test_strict_tools_leave_text_alone(client: OpenAI, model: str) -> None:
+    strict = {**CLOCK, "function": {**CLOCK["function"], "strict": True}}
+    asked: Any = {"model": model, "temperature": 0, "max_completion_tokens": 40}
+    free = chat(client, **asked, tools=[CLOCK, WEATHER])
+    held = chat(client, **asked, tools=[strict, WEATHER])
+    assert held.choices[0].message == free.choices[0].message
+
+
+def test_a_strict_tool_that_cannot_be_enforced_is_named(client: OpenAI) -> None:
+    parameters = {"type": "object", "properties": {"a": {"uniqueItems": True}}}
+    function = {"name": "f", "parameters": parameters, "strict": True}
+    tools: Any = [CLOCK, {"type": "function", "function": function}]
+    with pytest.raises(openai.BadRequestError, match="strict tool 'f'") as error:
+        chat(client, tools=tools)
+    assert error.value.param == "tools[1].function.parameters"
+    assert "#/properties/a/uniqueItems" in error.value.message
+
+
 def test_a_conversation_with_calls_goes_on(chatty: Neuron, client: OpenAI) -> None:
     call = {
         "id": "call_1",
