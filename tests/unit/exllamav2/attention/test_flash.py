@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.support.triton_interpreter import Interpreter
 from tests.unit.exllamav2.attention.cases import WITHOUT_PAGES, Case
-from tests.unit.exllamav2.attention.interpreter import Interpreter
 
 
 @pytest.mark.parametrize(

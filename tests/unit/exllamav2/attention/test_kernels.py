@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from tests.support.triton_interpreter import Interpreter
 from tests.unit.exllamav2.attention.cases import (
     EDGES,
     LONG,
@@ -11,7 +12,6 @@ from tests.unit.exllamav2.attention.cases import (
     WITHOUT_PAGES,
     Case,
 )
-from tests.unit.exllamav2.attention.interpreter import Interpreter
 
 
 @pytest.mark.parametrize("case", MODELS + MASKS + EDGES + LONG, ids=str)

@@ -14,21 +14,23 @@ from typing import Any
 
 
 class Interpreter:
-    """Runs functions of `tests.unit.exllamav2.attention.checks` in that process."""
+    """Runs functions of one module in that process."""
 
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
+    def __init__(self, pool: ProcessPoolExecutor, checks: str) -> None:
         self._pool = pool
+        self._checks = checks
 
     def run(self, check: str, *arguments: object) -> Any:
         """What the check returns; raises what it raises."""
-        return self._pool.submit(_run, check, *arguments).result()
+        return self._pool.submit(_run, self._checks, check, *arguments).result()
 
 
 @contextmanager
-def interpreter() -> Iterator[Interpreter]:
+def interpreter(checks: str) -> Iterator[Interpreter]:
+    """`checks` names the module whose functions it runs."""
     pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_interpret)
     with pool:
-        yield Interpreter(pool)
+        yield Interpreter(pool, checks)
 
 
 def _interpret() -> None:
@@ -51,6 +53,5 @@ def _take_arrays_of_one_for_numbers() -> None:
     module._patch_lang_tensor = patch
 
 
-def _run(check: str, *arguments: object) -> Any:
-    checks = import_module("tests.unit.exllamav2.attention.checks")
-    return getattr(checks, check)(*arguments)
+def _run(checks: str, check: str, *arguments: object) -> Any:
+    return getattr(import_module(checks), check)(*arguments)
