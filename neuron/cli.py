@@ -40,6 +40,7 @@ _COMMANDS: Final = {
     "quantize": ("quantize_command", "turn a Hugging Face folder into EXL2"),
     "import": ("import_command", "turn a GGUF file into EXL2"),
     "build-ext": ("build_ext_command", "compile exllamav2's CUDA extension"),
+    "doctor": ("doctor_command", "say what this host has and lacks"),
 }
 """Command → (the module that has it, imported when it is used; what it does)."""
 

@@ -1,5 +1,6 @@
 """neuron.toml."""
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -13,6 +14,8 @@ from neuron.protocol.types import LoadRequest
 
 NAME = "neuron.toml"
 ENV_PREFIX = "NEURON_"
+ENGINE_PREFIX = "NEURON_EXLLAMAV2_"
+"""Of variables that this engine reads itself."""
 
 
 class Limits(ConfigModel):
@@ -88,7 +91,14 @@ def load_config(
         ConfigError: something is wrong with it; file, line and key are named.
         ValueError: an argument is wrong.
     """
-    loaded = load(NeuronConfig, NAME, explicit=explicit, env_prefix=ENV_PREFIX)
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(ENGINE_PREFIX)
+    }
+    loaded = load(
+        NeuronConfig, NAME, explicit=explicit, env_prefix=ENV_PREFIX, environ=environ
+    )
     changes: dict[str, object] = {}
     if listen is not None:
         changes["listen"] = listen

@@ -165,9 +165,9 @@ def installed() -> Found | None:
     return Found(Path(spec.origin), None) if spec and spec.origin else None
 
 
-def missing(key: Key) -> str:
-    """What to say where there is none."""
-    return f"the extension is not built for {key}: run `neuron build-ext`"
+def missing(key: Key) -> tuple[str, str]:
+    """What to say where there is none, and what to do."""
+    return f"the extension is not built for {key}", "run `neuron build-ext`"
 
 
 def use_extension() -> Path:
@@ -185,7 +185,7 @@ def use_extension() -> Path:
         key = Key.of(build, find_gpus().architectures)
         found = find(key)
         if found is None:
-            raise _unavailable(missing(key))
+            raise _unavailable(": ".join(missing(key)))
         _import(found)
     return Path(str(sys.modules[MODULE].__file__))
 

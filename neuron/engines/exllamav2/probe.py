@@ -1,6 +1,7 @@
 """Whether this host can run exllamav2, without importing it or torch."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
 
@@ -22,7 +23,7 @@ FEATURES: Final = (
     "cancel_prefill", "constraints", "continuous_batching", "logprobs", "paged",
     "prefix_cache", "prompt_logprobs",
 )  # fmt: skip
-PACKAGES: Final = {
+LIBRARIES: Final = {
     "safetensors": "safetensors",
     "tokenizers": "tokenizers",
     "PIL": "pillow",
@@ -31,11 +32,26 @@ PACKAGES: Final = {
 """What exllamav2 imports besides torch and NumPy: module → distribution."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that the engine needs; `detail` says what is there, or what is not."""
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str | None = None
+    """What to do about it, in one line."""
+
+    @property
+    def reason(self) -> str:
+        """Why the engine cannot run, in one sentence."""
+        return f"{self.detail}: {self.mend}" if self.mend else self.detail
+
+
 def probe() -> EngineInfo:
     """The engine, with the first thing that keeps this host from running it."""
-    gpus = find_gpus()
-    torch = torch_build()
-    reason = next(lacking(gpus, torch), None)
+    lacking = (each.reason for each in findings() if not each.ok)
+    reason = next(lacking, None)
     return EngineInfo(
         name=NAME,
         available=reason is None,
@@ -45,44 +61,78 @@ def probe() -> EngineInfo:
     )
 
 
-def lacking(gpus: Gpus, torch: TorchBuild | None) -> Iterator[str]:
-    """What is missing here, the most useful to hear first."""
+def findings() -> Iterator[Finding]:
+    """All that the engine needs; what is most useful to hear comes first."""
+    gpus, torch = find_gpus(), torch_build()
+    yield from _gpus(gpus)
+    yield from _torch(gpus, torch)
+    yield _exllamav2()
+    yield _attention()
+    yield from _libraries()
+    if torch and torch.cuda:
+        yield _extension(Key.of(torch, gpus.architectures))
+
+
+def _gpus(gpus: Gpus) -> Iterator[Finding]:
     if gpus.problem:
-        yield gpus.problem
-    yield from _packages(torch)
+        yield Finding("driver", False, gpus.problem)
+        return
+    assert gpus.cuda is not None
+    runs = f"{gpus.driver}, runs CUDA up to {gpus.cuda[0]}.{gpus.cuda[1]}"
+    yield Finding("driver", True, runs)
+    for gpu in gpus.devices:
+        known = ".".join(map(str, gpu.capability)) if gpu.capability else "unknown"
+        name = f"{gpu.index}: {gpu.name}, compute capability {known}"
+        yield Finding("GPU", True, name)
+
+
+def _torch(gpus: Gpus, torch: TorchBuild | None) -> Iterator[Finding]:
     if torch is None:
+        yield Finding("torch", False, "torch is not installed", INSTALL)
         return
     if torch.cuda is None:
-        yield f"torch {torch.name} was built without CUDA: {INSTALL}"
+        built = f"torch {torch.name} was built without CUDA"
+        yield Finding("torch", False, built, INSTALL)
         return
+    yield Finding("torch", True, torch.name)
     if gpus.cuda and gpus.cuda[0] < int(torch.cuda.partition(".")[0]):
-        yield (
+        detail = (
             f"the driver runs CUDA up to {gpus.cuda[0]}.{gpus.cuda[1]} and torch "
-            f"{torch.name} needs {torch.cuda}: update the NVIDIA driver"
+            f"{torch.name} needs {torch.cuda}"
         )
-    key = Key.of(torch, gpus.architectures)
-    if extension.find(key) is None:
-        yield extension.missing(key)
+        yield Finding("CUDA", False, detail, "update the NVIDIA driver")
 
 
-def _packages(torch: TorchBuild | None) -> Iterator[str]:
-    if torch is None:
-        yield f"torch is not installed: {INSTALL}"
+def _exllamav2() -> Finding:
     version = version_of("exllamav2")
     if version is None:
-        yield f"exllamav2 is not installed: {INSTALL}"
-    elif version.partition("+")[0] != EXLLAMAV2_VERSION:
-        yield (
-            f"exllamav2 {version} is installed and {EXLLAMAV2_VERSION} is needed: "
-            f"{INSTALL}"
-        )
-    if not has_attention():
-        yield f"triton is not installed, nor flash-attn: {INSTALL}"
-    for module, distribution in PACKAGES.items():
+        return Finding("exllamav2", False, "exllamav2 is not installed", INSTALL)
+    if version.partition("+")[0] != EXLLAMAV2_VERSION:
+        wrong = f"exllamav2 {version} is installed and {EXLLAMAV2_VERSION} is needed"
+        return Finding("exllamav2", False, wrong, INSTALL)
+    return Finding("exllamav2", True, version)
+
+
+def _attention() -> Finding:
+    """Real flash-attn is taken where it is installed, kernels of ours elsewhere."""
+    for distribution in ("flash-attn", "triton"):
+        version = version_of(distribution)
+        if version is not None:
+            return Finding("attention", True, f"{distribution} {version}")
+    lacks = "neither triton nor flash-attn is installed"
+    return Finding("attention", False, lacks, INSTALL)
+
+
+def _libraries() -> Iterator[Finding]:
+    for module, distribution in LIBRARIES.items():
         if find_spec(module) is None:
-            yield f"{distribution} is not installed: {INSTALL}"
+            lacks = f"{distribution} is not installed"
+            yield Finding("libraries", False, lacks, INSTALL)
 
 
-def has_attention() -> bool:
-    """Whether paged attention has something to come from."""
-    return find_spec("triton") is not None or version_of("flash-attn") is not None
+def _extension(key: Key) -> Finding:
+    found = extension.find(key)
+    if found is None:
+        return Finding("extension", False, *extension.missing(key))
+    whose = found.manifest.key if found.manifest else "not built by this program"
+    return Finding("extension", True, f"{found.path} ({whose})")

@@ -33,7 +33,9 @@ def test_one_thing_after_the_other(tmp_path: Path) -> None:
     host.torch()
     assert probed(host)["reason"].startswith("exllamav2 is not installed: pip install")
     host.exllamav2()
-    assert probed(host)["reason"].startswith("triton is not installed, nor flash-attn")
+    assert probed(host)["reason"].startswith(
+        "neither triton nor flash-attn is installed"
+    )
     host.attention()
     assert probed(host)["reason"].startswith("safetensors is not installed")
     for module in ("safetensors", "PIL"):
@@ -57,14 +59,15 @@ def test_what_is_installed_must_fit(tmp_path: Path) -> None:
         "the driver runs CUDA up to 12.4 and torch 2.11.0+cu130 needs 13.0: "
         "update the NVIDIA driver"
     )
-    host.torch(cuda=None)
-    assert "torch 2.11.0+cpu was built without CUDA" in probed(host)["reason"]
+    host.gpu()
     (tmp_path / "site/exllamav2-0.3.2.dist-info/METADATA").unlink()
     (tmp_path / "site/exllamav2-0.3.2.dist-info").rmdir()
     host.exllamav2(version="0.2.9")
     assert probed(host)["reason"].startswith(
         "exllamav2 0.2.9 is installed and 0.3.2 is needed"
     )
+    host.torch(cuda=None)
+    assert "torch 2.11.0+cpu was built without CUDA" in probed(host)["reason"]
 
 
 def test_gpus_are_what_nvml_says() -> None:
