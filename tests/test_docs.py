@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from cortex_tui import actions, cli
+from neuron import cli as neuron_cli
+from neuron.engines.exllamav2 import extension
 from neuron.protocol import routes
 from services import schema
 from tests.support import config_reference
@@ -46,6 +48,35 @@ def test_every_option_of_a_command(
     options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     (line,) = re.findall(rf"^cortex-tui {verb}\b.*", README, re.MULTILINE)
     assert set(re.findall(r"--[a-z-]+", line)) == options - {"--help", "--attach"}
+
+
+def test_every_neuron_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        neuron_cli.main(["--help"])
+    commands = set(
+        re.findall(r"^    ([a-z-]+) ", capsys.readouterr().out, re.MULTILINE)
+    )
+    section = README.partition("## The command line")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^neuron \[?([a-z-]+)", section, re.MULTILINE)) == commands
+
+
+@pytest.mark.parametrize("command", ["build-ext", "doctor"])
+def test_every_option_of_a_neuron_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        neuron_cli.main([command, "--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    (line,) = re.findall(rf"^neuron {command} \[.*", README, re.MULTILINE)
+    assert set(re.findall(r"--[a-z-]+", line)) == options - {"--help"}
+
+
+def test_extensions_are_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"`{extension.FOLDER_VARIABLE}`" in README
+    for variable in (extension.FOLDER_VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    folder = extension.extensions_dir().parent
+    assert f"`~/{folder.relative_to(Path.home())}`" in README
 
 
 @pytest.mark.parametrize(
