@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from neuron.models.info import ModelInfo
 
 _ENGINES: Final = {
+    "exllamav2": "neuron.engines.exllamav2.engine:ExLlamaV2Engine",
     "reference": "neuron.engines.reference.engine:ReferenceEngine",
 }
 

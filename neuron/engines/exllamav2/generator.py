@@ -6,7 +6,7 @@ in one step, copies the logits of a whole batch to pageable memory and samples t
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from exllamav2.compat import safe_move_tensor
@@ -14,6 +14,9 @@ from exllamav2.ext import exllamav2_ext as ext_c
 from exllamav2.generator.dynamic import ExLlamaV2DynamicGenerator
 
 from neuron.engines.exllamav2.job import PagedJob
+
+if TYPE_CHECKING:
+    from neuron.engines.exllamav2.loading import LoadedModel
 
 
 class DecodeForward(Protocol):
@@ -37,22 +40,31 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
     """Page table and forward passes of one loaded model."""
 
     def __init__(
-        self, model: Any, cache: Any, tokenizer: Any, *, slots: int, chunk: int
+        self,
+        loaded: "LoadedModel",
+        slots: int,
+        decode_forward: DecodeForward | None = None,
     ) -> None:
-        """For `slots` sequences at a time, prefilled by `chunk` tokens at most."""
+        """
+        Args:
+            loaded: model and cache; its adapters go into every pass.
+            slots: sequences that run at a time.
+            decode_forward: computes decode steps; the library's own pass where None.
+        """
         super().__init__(
-            model,
-            cache,
-            tokenizer,
+            loaded.model,
+            loaded.cache,
+            loaded.tokenizer,
             max_batch_size=slots,
-            max_chunk_size=chunk,
             max_q_size=1,
             max_sampling_threads=1,
             filter_background_eval=False,
         )
         self.logits_pinned = None  # nothing is sampled from it here
-        self.vocab: int = model.config.vocab_size
-        self.decode_forward: DecodeForward = self._forward
+        self.vocab: int = loaded.config.vocab_size
+        # To the library, an empty list is one with adapters.
+        self.current_loras = loaded.loras or None
+        self._decode_forward = decode_forward or self._forward
 
     @property
     def pages_free(self) -> int:
@@ -83,7 +95,7 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         self, jobs: Sequence[PagedJob], tokens: Sequence[Sequence[int]]
     ) -> torch.Tensor:
         """Logits [jobs, tokens, padded vocab] after each of the jobs' next tokens."""
-        return self.decode_forward(*self._batch(jobs, tokens))
+        return self._decode_forward(*self._batch(jobs, tokens))
 
     def score(self, job: PagedJob, tokens: Sequence[int]) -> Iterator[torch.Tensor]:
         """Compute the next tokens of one job; logits [some, padded vocab] after each.

@@ -1,0 +1,159 @@
+"""What the engine drives: requests in, events out, and failures kept to their reach."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from neuron.engines.base import (
+    EngineError,
+    EngineEvent,
+    EngineStats,
+    GenerationRequest,
+    LoadSpec,
+)
+from neuron.engines.constrained import Constrained
+from neuron.engines.exllamav2 import failures
+from neuron.engines.exllamav2.choosing import Chooser
+from neuron.engines.exllamav2.generator import DecodeForward, PagedGenerator
+from neuron.engines.exllamav2.levers import Levers
+from neuron.engines.exllamav2.scheduler import Scheduler
+from neuron.engines.exllamav2.sequence import Sequence
+from neuron.engines.exllamav2.uniforms import Uniforms
+from neuron.engines.validation import check_request
+
+if TYPE_CHECKING:
+    from neuron.engines.exllamav2.loading import LoadedModel
+
+log = logging.getLogger(__name__)
+
+_FAILURES_IN_A_ROW: Final = 3
+"""Steps that may fail one after the other before the process is given up."""
+_MASK_THREADS: Final = 8
+
+
+class GenerationDriver:
+    """The requests of one loaded model; everything is called in one thread."""
+
+    def __init__(
+        self,
+        loaded: "LoadedModel",
+        spec: LoadSpec,
+        levers: Levers,
+        decode_forward: DecodeForward | None = None,
+    ) -> None:
+        """
+        Args:
+            loaded: the model.
+            spec: how it was loaded.
+            levers: `prefill_chunk` and `device_sampling` are heeded here.
+            decode_forward: computes decode steps; the library's own pass where None.
+        """
+        self._loaded = loaded
+        self._spec = spec
+        self._decode_forward = decode_forward
+        self._masks = ThreadPoolExecutor(_MASK_THREADS, "masks")
+        self.generator = self._new_generator()
+        self._vocab: int = loaded.config.vocab_size
+        chooser = Chooser(self._vocab, on_device=levers.device_sampling)
+        self._scheduler = Scheduler(
+            self.generator, chooser, spec.slots, levers.prefill_chunk
+        )
+        self._steps = 0
+        self._failed_in_a_row = 0
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request.
+
+        Raises:
+            EngineError: it can never fit, a value is out of range, its id is in use, or
+                its constraint fails already.
+        """
+        check_request(request, self._vocab, self._spec, self.generator.page_size)
+        if self._scheduler.knows(request.id):
+            raise EngineError(
+                f"request {request.id!r} is running already", code="invalid_value"
+            )
+        constrained = None
+        if request.constraint is not None:
+            constrained = Constrained(
+                request.constraint, request, self._vocab, self._masks
+            )
+        self._scheduler.add(
+            Sequence(
+                request,
+                Uniforms(request.sampling.seed),
+                constrained,
+                list(request.prompt_ids),
+                self.generator.page_size,
+            )
+        )
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request, queued or running; no event follows. Any id is fine."""
+        self._scheduler.remove(request_id)
+
+    def has_work(self) -> bool:
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    def step(self) -> list[EngineEvent]:
+        """One chunk of prompt tokens and one token for everyone who decodes.
+
+        Raises:
+            EngineError: fatal; the process has to be replaced.
+        """
+        events: list[EngineEvent] = []
+        try:
+            with torch.inference_mode():
+                self._scheduler.step(events)
+        except Exception as error:
+            self._recover(error, events)
+        else:
+            self._failed_in_a_row = 0
+        self._steps += 1
+        return events
+
+    def stats(self) -> EngineStats:
+        """From counters only; any thread may ask."""
+        scheduler, generator = self._scheduler, self.generator
+        return EngineStats(
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            steps=self._steps,
+            kv_pages_used=generator.pages_used,
+            kv_pages_total=generator.max_pages,
+            prompt_tokens=scheduler.prompt_tokens,
+            cached_tokens=scheduler.cached_tokens,
+            generated_tokens=scheduler.generated_tokens,
+            preemptions=scheduler.preemptions,
+            memory_bytes=self._loaded.memory.total,
+        )
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Everyone queued or running."""
+        return self._scheduler.everyone()
+
+    def close(self) -> None:
+        """Forget everyone; nothing may be called afterwards."""
+        self._scheduler.close()
+        self._masks.shutdown(cancel_futures=True)
+
+    def _recover(self, error: Exception, events: list[EngineEvent]) -> None:
+        """Go on after the library failed in a step, where that is possible.
+
+        Raises:
+            EngineError: fatal, where it is not.
+        """
+        self._failed_in_a_row += 1
+        if failures.is_sticky(error) or self._failed_in_a_row >= _FAILURES_IN_A_ROW:
+            raise failures.fatal(error) from error
+        log.error("a step failed; the generator is made anew", exc_info=error)
+        self.generator = self._new_generator()
+        self._scheduler.restart(self.generator, error, events)
+        if failures.is_out_of_memory(error):
+            torch.cuda.empty_cache()
+
+    def _new_generator(self) -> PagedGenerator:
+        return PagedGenerator(self._loaded, self._spec.slots, self._decode_forward)

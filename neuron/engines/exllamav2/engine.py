@@ -1,0 +1,161 @@
+"""The engine interface, implemented with exllamav2 on CUDA.
+
+Nothing of the library or of torch is imported before `load`.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from neuron.engines.base import (
+    EngineError,
+    EngineEvent,
+    EngineStats,
+    GenerationRequest,
+    HostMemory,
+    LoadSpec,
+    ProgressCallback,
+)
+from neuron.engines.exllamav2 import probe
+from neuron.engines.exllamav2.levers import Levers
+from neuron.engines.exllamav2.planning import plan_load
+from neuron.engines.exllamav2.support import unsupported_reason
+from neuron.models.info import ModelInfo
+from neuron.protocol.types import EngineInfo, LoadPlan, LoadRequest
+
+if TYPE_CHECKING:
+    from neuron.engines.exllamav2.driver import GenerationDriver
+    from neuron.engines.exllamav2.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A model on the devices, and what drives it."""
+
+    loaded: "LoadedModel"
+    driver: "GenerationDriver"
+
+
+class ExLlamaV2Engine:
+    """EXL2, GPTQ and FP16 models on NVIDIA GPUs."""
+
+    name: ClassVar[str] = probe.NAME
+
+    def __init__(self) -> None:
+        self._running: _Running | None = None
+
+    @classmethod
+    def probe(cls) -> EngineInfo:
+        """What this host has and lacks, without importing anything of it."""
+        return probe.probe()
+
+    @classmethod
+    def supports(cls, info: ModelInfo) -> str | None:
+        """None where the model can be loaded, else why not."""
+        return unsupported_reason(info)
+
+    @classmethod
+    def plan(
+        cls,
+        info: ModelInfo,
+        request: LoadRequest,
+        memory: HostMemory,
+        draft: ModelInfo | None = None,
+    ) -> LoadPlan:
+        """What the load takes from each GPU.
+
+        Raises:
+            EngineError: a field of the request cannot be honoured; `param` names it.
+        """
+        return plan_load(cls.name, info, request, memory, draft)
+
+    def load(
+        self,
+        spec: LoadSpec,
+        progress: ProgressCallback,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Import the library and put the weights on the devices.
+
+        Raises:
+            LoadCancelledError: `cancelled()` became true between two tensors.
+            EngineError: the directory cannot be loaded, this host lacks something, or
+                one is loaded already.
+        """
+        if self._running is not None:
+            raise EngineError("a model is loaded already", code="already_loaded")
+        levers = Levers.read()
+        loaded = self._load_model(spec, levers, progress, cancelled)
+        try:
+            from neuron.engines.exllamav2.driver import GenerationDriver
+
+            driver = GenerationDriver(loaded, spec, levers)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they may hold the cache
+            self._free(loaded)
+            raise
+        self._running = _Running(loaded, driver)
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request.
+
+        Raises:
+            EngineError: it can never fit, a value is out of range, or its id is in use.
+        """
+        self._require().driver.submit(request)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request, queued or running; no event follows. Any id is fine."""
+        if self._running is not None:
+            self._running.driver.cancel(request_id)
+
+    def step(self) -> list[EngineEvent]:
+        """A chunk of prompt tokens and one token for everyone who decodes.
+
+        Raises:
+            EngineError: fatal; the process has to be replaced.
+        """
+        return self._require().driver.step()
+
+    def has_work(self) -> bool:
+        """Whether another step would do something."""
+        return self._running is not None and self._running.driver.has_work()
+
+    def stats(self) -> EngineStats:
+        """From counters only; any thread may ask."""
+        running = self._running
+        return EngineStats() if running is None else running.driver.stats()
+
+    def unload(self) -> None:
+        """Give the memory back; requests still there are forgotten."""
+        running, self._running = self._running, None
+        if running is not None:
+            loaded = running.loaded
+            running.driver.close()
+            del running  # the driver refers to the cache
+            self._free(loaded)
+
+    def _load_model(
+        self,
+        spec: LoadSpec,
+        levers: Levers,
+        progress: ProgressCallback,
+        cancelled: Callable[[], bool],
+    ) -> "LoadedModel":
+        from neuron.engines.exllamav2 import loading
+        from neuron.engines.exllamav2.backend import load_backend
+
+        loading.prepare_devices(spec)
+        backend = load_backend()
+        return loading.load_model(backend, spec, progress, cancelled, levers=levers)
+
+    def _free(self, loaded: "LoadedModel") -> None:
+        from neuron.engines.exllamav2 import loading
+
+        loading.free(loaded)
+
+    def _require(self) -> _Running:
+        if self._running is None:
+            raise EngineError("no model is loaded", code="not_loaded")
+        return self._running

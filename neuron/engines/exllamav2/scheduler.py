@@ -1,0 +1,316 @@
+"""Who is computed in a step: continuous batching over a fixed number of slots.
+
+Requests start in the order of their arrival. One prompt is prefilled at a time, a
+chunk per step while the others go on decoding; short ones share a chunk.
+
+A request holds pages for what it has and a piece more, not for all it may become. It
+starts when the pool has that and a piece for everyone running. When the pool is empty
+nevertheless, the youngest is preempted: it gives its pages up, waits in front of those
+who came later, and is computed again, as far as the cache has forgotten it. The oldest
+always goes on, since every request fits into an empty pool.
+"""
+
+from collections import deque
+from typing import Any, Final, Literal
+
+from neuron.engines.base import (
+    EngineError,
+    EngineEvent,
+    Failed,
+    Finished,
+    PrefillProgress,
+    Started,
+    TokenEvent,
+    TokenLogprobs,
+)
+from neuron.engines.exllamav2.choosing import Chooser
+from neuron.engines.exllamav2.failures import NotFiniteError, interrupted
+from neuron.engines.exllamav2.generator import PagedGenerator
+from neuron.engines.exllamav2.prompt_scores import score_prompt
+from neuron.engines.exllamav2.sequence import Sequence
+
+_LEAST_COST: Final = 256
+"""Tokens that a prefill counts for at least: a short one costs its launches."""
+
+
+class Scheduler:
+    """The requests of one loaded model."""
+
+    def __init__(
+        self, generator: PagedGenerator, chooser: Chooser, slots: int, chunk: int
+    ) -> None:
+        """
+        Args:
+            generator: computes; its chunk is what an idle engine prefills at once.
+            chooser: samples.
+            slots: requests that may run at a time.
+            chunk: prompt tokens of a step in which others decode.
+        """
+        self._generator = generator
+        self._chooser = chooser
+        self._slots = slots
+        self._longest_chunk: int = generator.max_chunk_size
+        self._chunk = min(chunk, self._longest_chunk)
+        self._waiting: deque[Sequence] = deque()
+        self._prefilling: Sequence | None = None
+        self._decoding: list[Sequence] = []
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.generated_tokens = 0
+        self.preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request that fits; its id must be new."""
+        self._waiting.append(sequence)
+
+    def remove(self, request_id: str) -> None:
+        """Forget a request wherever it is; unknown ones are none."""
+        for sequence in self.everyone():
+            if sequence.request.id == request_id:
+                self._drop(sequence)
+                return
+
+    def knows(self, request_id: str) -> bool:
+        return any(sequence.request.id == request_id for sequence in self.everyone())
+
+    @property
+    def running(self) -> int:
+        return len(self._decoding) + (self._prefilling is not None)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def step(self, events: list[EngineEvent]) -> None:
+        """A chunk of prompt tokens, then a token for everyone who is prefilled."""
+        self._prefill(events)
+        self._decode(events)
+
+    def restart(
+        self,
+        generator: PagedGenerator,
+        error: BaseException,
+        events: list[EngineEvent],
+    ) -> None:
+        """Go on with a new generator after the old one failed in a step.
+
+        Who has no output yet is queued again, once; the other running ones fail.
+        """
+        self._generator = generator
+        running = self._running()
+        self._prefilling, self._decoding = None, []
+        for sequence in self._waiting:
+            sequence.job = None
+        again = []
+        for sequence in running:
+            sequence.job = None
+            if sequence.generated or sequence.retried:
+                self._close(sequence)
+                events.append(Failed(sequence.request.id, interrupted(error)))
+            else:
+                sequence.retried = True
+                again.append(sequence)
+        self._waiting.extendleft(reversed(again))
+
+    def close(self) -> None:
+        """Forget everyone."""
+        for sequence in self.everyone():
+            self._drop(sequence)
+
+    def everyone(self) -> list[Sequence]:
+        """Queued ones first, then the running ones, oldest first."""
+        return [*self._waiting, *self._running()]
+
+    def _running(self) -> list[Sequence]:
+        """Oldest first: who prefills has started last."""
+        return [*self._decoding, *filter(None, [self._prefilling])]
+
+    # Prefill.
+
+    def _prefill(self, events: list[EngineEvent]) -> None:
+        budget = self._chunk if self._decoding else self._longest_chunk
+        while budget >= self._generator.page_size:
+            if self._prefilling is None and not self._start_next():
+                return
+            sequence = self._prefilling
+            assert sequence is not None
+            budget -= self._prefill_some(sequence, budget, events)
+
+    def _start_next(self) -> bool:
+        """Give the longest waiting request a slot and pages, if there are any."""
+        if not self._waiting or len(self._decoding) >= self._slots:
+            return False
+        sequence = self._waiting[0]
+        job = sequence.prepare(self._generator)
+        spare = sum(running.may_take for running in self._decoding)
+        if job.current_new_pages_required() + spare > self._generator.pages_free:
+            return False
+        self._waiting.popleft()
+        self._prefilling = sequence
+        job.allocate_pages()
+        if sequence.constrained is not None:
+            sequence.constrained.prepare()
+        return True
+
+    def _prefill_some(
+        self, sequence: Sequence, budget: int, events: list[EngineEvent]
+    ) -> int:
+        """Compute at most `budget` of its tokens; returns what that cost, in tokens."""
+        job, cost = sequence.run, 0
+        if not job.is_prefill_done():
+            try:
+                cost = max(_LEAST_COST, self._compute(sequence, budget, events))
+            except EngineError as error:
+                self._fail(sequence, error, events)
+                return budget
+        self._announce(sequence, events)
+        done = sequence.prompt_tokens
+        if not job.is_prefill_done():
+            done = min(done, job.computed)
+        if done > sequence.prefilled:
+            sequence.prefilled = done
+            events.append(
+                PrefillProgress(sequence.request.id, done, sequence.prompt_tokens)
+            )
+        if job.is_prefill_done():
+            self._prefilling = None
+            self._decoding.append(sequence)
+            if not sequence.request.max_new_tokens:
+                self._finish(sequence, "length", events)
+        return cost
+
+    def _compute(
+        self, sequence: Sequence, budget: int, events: list[EngineEvent]
+    ) -> int:
+        """As far as `budget` goes; returns how many tokens that was.
+
+        Raises:
+            EngineError: what its prompt gives is not finite.
+        """
+        if not sequence.scores_prompt:
+            size = self._generator.page_size
+            return self._generator.prefill(sequence.run, budget // size * size)
+        self._announce(sequence, events)
+        start = sequence.run.computed
+        scores = score_prompt(self._generator, sequence, budget)
+        if scores is not None:
+            events.append(scores)
+        return sequence.run.computed - start
+
+    def _announce(self, sequence: Sequence, events: list[EngineEvent]) -> None:
+        """Say that it has started, and with how much out of the cache."""
+        if sequence.started:
+            return
+        sequence.started = True
+        reused = sequence.run.reused
+        self.prompt_tokens += sequence.prompt_tokens
+        self.cached_tokens += reused
+        events.append(Started(sequence.request.id, reused))
+
+    # Decode.
+
+    def _decode(self, events: list[EngineEvent]) -> None:
+        self._make_room()
+        batch = list(self._decoding)
+        if not batch:
+            return
+        last = [sequence.tokens[-1:] for sequence in batch]
+        logits = self._generator.decode([sequence.run for sequence in batch], last)
+        for sequence, token in zip(batch, last, strict=True):
+            sequence.run.advance(token)
+        self._take(batch, logits[:, -1], events)
+
+    def _take(
+        self, batch: list[Sequence], logits: Any, events: list[EngineEvent]
+    ) -> None:
+        """Choose everyone's next token from logits [batch, padded vocab]."""
+        choices = self._chooser.choose(logits, batch)
+        for sequence, choice in zip(batch, choices, strict=True):
+            if isinstance(choice, EngineError):
+                self._fail(sequence, choice, events)
+                continue
+            try:
+                self._accept(sequence, choice.token_id, choice.logprobs, events)
+            except EngineError as error:
+                self._fail(sequence, error, events)
+
+    def _make_room(self) -> None:
+        """A page for everyone's next token, at the cost of the youngest."""
+        for sequence in list(self._decoding):
+            while sequence in self._decoding and sequence.is_full:
+                pages = min(sequence.may_take, self._generator.pages_free)
+                if pages:
+                    sequence.run.grow(pages)
+                else:
+                    self._preempt(self._running()[-1])
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._leave(sequence)
+        self._waiting.appendleft(sequence)
+        self.preemptions += 1
+
+    def _accept(
+        self,
+        sequence: Sequence,
+        token: int,
+        logprobs: TokenLogprobs | None,
+        events: list[EngineEvent],
+    ) -> None:
+        """That is its next token, and maybe its last.
+
+        Raises:
+            EngineError: its constraint failed.
+        """
+        request, constrained = sequence.request, sequence.constrained
+        is_last = token in request.stop_ids
+        if constrained is not None and not is_last:
+            is_last = constrained.accept(token)
+        sequence.tokens.append(token)
+        self.generated_tokens += 1
+        events.append(TokenEvent(request.id, token, logprobs))
+        if is_last:
+            self._finish(sequence, "stop", events)
+        elif sequence.generated >= request.max_new_tokens:
+            self._finish(sequence, "length", events)
+        elif constrained is not None:
+            constrained.prepare()
+
+    # Ends.
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: Literal["stop", "length"],
+        events: list[EngineEvent],
+    ) -> None:
+        self._drop(sequence)
+        events.append(Finished(sequence.request.id, reason))
+
+    def _fail(
+        self, sequence: Sequence, error: EngineError, events: list[EngineEvent]
+    ) -> None:
+        if isinstance(error, NotFiniteError):
+            self._generator.wipe(sequence.run.give_back(keep=False))
+        self._drop(sequence)
+        events.append(Failed(sequence.request.id, error))
+
+    def _drop(self, sequence: Sequence) -> None:
+        """The request is over."""
+        self._close(sequence)
+        self._leave(sequence)
+
+    def _close(self, sequence: Sequence) -> None:
+        if sequence.constrained is not None:
+            sequence.constrained.close()
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Out of wherever it is, without its pages."""
+        if sequence.job is not None:
+            sequence.job.give_back()
+            sequence.job = None
+        if sequence is self._prefilling:
+            self._prefilling = None
+        elif sequence in self._decoding:
+            self._decoding.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
