@@ -59,19 +59,22 @@ def check_extension(model: Description, options: LoadOptions) -> None:
         if not model.architecture.rope:
             raise _refused(name, f"{model.info.architecture} has learned positions")
     own = rope_kind(model.config.get("rope_scaling"), model.config)
+    if len(asked) > 1:
+        raise _refused(
+            max(asked), f"one extension at a time, not {' and '.join(asked)}"
+        )
     if "yarn_factor" in asked:
-        if own not in ("default", "mrope"):
+        if own != "default":
             raise _refused(
                 "yarn_factor", f"config.json has {own} scaling of its own for contexts"
             )
-        if own == "mrope":
-            raise _refused("yarn_factor", "the model's positions have three axes")
         if model.architecture.rope_tables > 1:
             raise _refused(
                 "yarn_factor", "the model's windows have a base of their own"
             )
-    if "rope_scale" in asked and own == "linear":
-        raise _refused("rope_scale", "config.json scales positions already")
+    for name in asked:
+        if own in ("linear", "yarn"):
+            raise _refused(name, f"config.json has {own} scaling of its own")
 
 
 def longest_context(model: Description, options: LoadOptions) -> int:
@@ -143,20 +146,26 @@ def _respell(holder: dict[str, Any]) -> None:
     holder["rope_scaling"] = {"rope_type": kind, **rest} if kind != "default" else None
 
 
-def yarn_of(config: Mapping[str, Any]) -> Rope | None:
-    """The YaRN of a config that `library_config` made; None where it has none.
+def yarn_of(config: Mapping[str, Any]) -> Rope:
+    """The YaRN of a config that `library_config` made.
 
     The library's own YaRN takes the loaded `max_seq_len` for the context before it was
     stretched, and passes over beta_fast, beta_slow and the attention factor, so that
     the same weights would turn differently with every `max_seq_len`.
+
+    Raises:
+        EngineError: it cannot be computed; the key is named.
     """
-    if rope_kind(config.get("rope_scaling"), config) != "yarn":
-        return None
     context = config.get("max_position_embeddings")
-    return parse_rope(config, context if isinstance(context, int) else 0)
+    try:
+        return parse_rope(config, context if isinstance(context, int) else 0)
+    except ValueError as error:
+        raise EngineError(
+            f"config.json: {error}", code="load_failed", param="model"
+        ) from None
 
 
-def replace_tables(context: Any, rope: Rope, positions: int, head_dim: int) -> None:
+def replace_tables(context: Any, rope: Rope, positions: int) -> None:
     """Put a rope's sines and cosines in place of those of a device's context.
 
     Args:
@@ -164,13 +173,12 @@ def replace_tables(context: Any, rope: Rope, positions: int, head_dim: int) -> N
             [1, 1, positions, head_dim] float16, both halves alike.
         rope: how positions become angles.
         positions: `max_seq_len`.
-        head_dim: numbers of a head that are rotated.
     """
     import torch
 
-    turns = torch.from_numpy(rope.table(positions, head_dim))
+    turns = torch.from_numpy(rope.table(positions, context.sin[0].shape[-1]))
     for table, part in ((context.sin[0], turns.imag), (context.cos[0], turns.real)):
-        table.copy_(torch.cat((part, part), dim=-1)[None, None].to(torch.float16))
+        table.copy_(torch.cat((part, part), dim=-1)[None, None])
 
 
 def _refused(param: str, reason: str) -> EngineError:

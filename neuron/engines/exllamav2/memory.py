@@ -23,8 +23,6 @@ from neuron.engines.exllamav2.scratch import (
 CONTEXT_BYTES: Final = 640 << 20
 """CUDA's context, the kernels' code and cuBLAS' workspaces, until it was measured."""
 
-_ATTEMPTS: Final = 16
-
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
@@ -73,16 +71,22 @@ class ModelMemory:
             room: bytes that the model may take on each device.
         """
         units, left = self.units(), list(room)
-        for _ in range(_ATTEMPTS):
+        for _ in units:
             places = split(units, left)
             if places is None:
                 return None
             needs = self.at(places, len(room))
-            over = [max(0, n.total - free) for n, free in zip(needs, room, strict=True)]
-            if not any(over):
+            over = [need.total - free for need, free in zip(needs, room, strict=True)]
+            if max(over) <= 0:
                 return places
-            # What a device takes beside its layers is known once they are.
-            left = [free - much for free, much in zip(left, over, strict=True)]
+            # What a device takes beside its units is known once they are; those that
+            # are too much go on to the next device.
+            for device, much in enumerate(over):
+                if much > 0:
+                    held = (
+                        u for u, at in zip(units, places, strict=True) if at == device
+                    )
+                    left[device] = sum(unit.nbytes for unit in held) - much
         return None
 
     def at(self, places: Sequence[int], devices: int) -> tuple[DeviceMemory, ...]:

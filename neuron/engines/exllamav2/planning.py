@@ -16,13 +16,13 @@ from neuron.engines.exllamav2.cache_modes import (
     whole_pages,
 )
 from neuron.engines.exllamav2.context import check_extension, longest_context
-from neuron.engines.exllamav2.description import Description, UnsupportedModelError
+from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.drafting import check_draft, draft_tokens
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.limits import limits_of
 from neuron.engines.exllamav2.measured import MeasurementFile, Measurements
 from neuron.engines.exllamav2.memory import CONTEXT_BYTES
-from neuron.engines.exllamav2.requirements import Placed, Requirements
+from neuron.engines.exllamav2.requirements import Placed, Requirements, described
 from neuron.engines.exllamav2.tensor_parallel import check_tensor_parallel
 from neuron.models.info import ModelInfo
 from neuron.protocol.paths import state_dir
@@ -159,8 +159,8 @@ def _requirements(
     offer: _Offer,
     levers: Levers,
 ) -> Requirements:
-    model = _described(info, "model")
-    guesser = None if draft is None else _described(draft, "draft")
+    model = described(info, "model")
+    guesser = None if draft is None else described(draft, "draft")
     options = LoadOptions(**request.model_dump(include=set(LoadOptions.model_fields)))
     guesses = draft_tokens(options)
     if options.draft is not None and guesser is None:
@@ -197,13 +197,6 @@ def _requirements(
         check_draft(model, guesser, load.max_seq_len)
     options.draft_tokens = guesses or None
     return load
-
-
-def _described(info: ModelInfo, param: str) -> Description:
-    try:
-        return Description.of(info)
-    except UnsupportedModelError as error:
-        raise EngineError(str(error), code="unsupported", param=param) from None
 
 
 def _cache_mode(

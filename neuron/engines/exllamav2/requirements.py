@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from neuron.engines.exllamav2.adapters import Adapter
+from neuron.engines.base import EngineError, LoadSpec
+from neuron.engines.exllamav2.adapters import Adapter, read_adapters
 from neuron.engines.exllamav2.allocator import reserved_bytes
 from neuron.engines.exllamav2.cache_modes import CACHE_MODES, whole_pages
-from neuron.engines.exllamav2.description import Description
-from neuron.engines.exllamav2.limits import Limits
+from neuron.engines.exllamav2.description import Description, UnsupportedModelError
+from neuron.engines.exllamav2.drafting import draft_tokens
+from neuron.engines.exllamav2.levers import Levers
+from neuron.engines.exllamav2.limits import Limits, limits_of
 from neuron.engines.exllamav2.measured import fingerprint, load_key
 from neuron.engines.exllamav2.memory import CacheShape, DeviceMemory, ModelMemory
 from neuron.engines.exllamav2.tensor_parallel import shares
+from neuron.models.info import ModelInfo
 from neuron.protocol.types import LoadOptions
 
 _PACKAGES: Final = ("torch", "exllamav2")
@@ -117,6 +121,40 @@ class Requirements:
             "versions": [_version(name) for name in _PACKAGES],
         }
         return load_key(facts)
+
+
+def requirements_of(spec: LoadSpec, levers: Levers) -> Requirements:
+    """What a decided load takes.
+
+    Raises:
+        EngineError: the folder has changed so that it cannot be loaded any more.
+    """
+    guesses = draft_tokens(spec.options)
+    model = described(spec.info, "model")
+    return Requirements(
+        model,
+        spec.max_seq_len,
+        spec.slots,
+        spec.cache_mode,
+        spec.cache_tokens,
+        limits_of(spec.max_seq_len, spec.slots, guesses),
+        spec.options,
+        None if spec.draft is None else described(spec.draft, "draft"),
+        read_adapters(model, spec.options.loras or ()),
+        levers.device_embedding,
+    )
+
+
+def described(info: ModelInfo, param: str) -> Description:
+    """A folder's description.
+
+    Raises:
+        EngineError: the engine cannot load it; `param` is the field that named it.
+    """
+    try:
+        return Description.of(info)
+    except UnsupportedModelError as error:
+        raise EngineError(str(error), code="unsupported", param=param) from None
 
 
 def _version(package: str) -> str | None:

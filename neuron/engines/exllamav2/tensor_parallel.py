@@ -13,8 +13,6 @@ from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.memory import DeviceMemory, ModelMemory
 from neuron.engines.exllamav2.scratch import logits_bytes, rope_bytes
 
-FEATURE: Final = "tensor_parallel"
-"""Of an attention provider that has `fwd_kvcache`."""
 _HALF: Final = 2
 _UNIT: Final = 128
 

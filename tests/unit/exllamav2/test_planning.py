@@ -172,6 +172,7 @@ def test_gpus_that_the_environment_hides(
         ({"draft": "a", "ngram": True}, "ngram", "leave one of them out"),
         ({"draft": "gone"}, "draft", "there is no model 'gone'"),
         ({"tensor_parallel": True}, "tensor_parallel", "two GPUs or more, here are 1"),
+        ({"rope_scale": 2, "rope_alpha": 2}, "rope_scale", "one extension at a time"),
         ({"loras": [{"path": "none"}]}, "loras", "adapter_config.json: is missing"),
     ],
 )
@@ -193,7 +194,7 @@ def test_what_it_cannot_honour(
     ],
 )
 def test_context_extension(
-    tmp_path: Path, fields: dict[str, float], longest: int
+    tmp_path: Path, fields: dict[str, Any], longest: int
 ) -> None:
     info = hollow.write_llama(tmp_path / "m")
     plan = planned(info, tmp_path, **fields)
@@ -209,10 +210,10 @@ def test_context_extension(
         (
             {"rope_type": "linear", "factor": 2},
             "rope_scale",
-            "scales positions already",
+            "linear scaling of its own",
         ),
         ({"rope_type": "llama3", "factor": 8}, "yarn_factor", "has llama3 scaling"),
-        ({"type": "mrope", "mrope_section": [4]}, "yarn_factor", "three axes"),
+        ({"type": "mrope", "mrope_section": [4]}, "yarn_factor", "has mrope scaling"),
     ],
 )
 def test_extensions_that_contradict_the_model(

@@ -1,0 +1,350 @@
+"""A model put onto its devices, and taken off again.
+
+What fails on the way leaves nothing behind: every tensor belongs to the work under way
+until all of it is done.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from neuron.engines.base import (
+    EngineError,
+    LoadCancelledError,
+    LoadSpec,
+    ProgressCallback,
+)
+from neuron.engines.exllamav2 import devices
+from neuron.engines.exllamav2.backend import Backend
+from neuron.engines.exllamav2.cache_modes import CACHE_MODES, whole_pages
+from neuron.engines.exllamav2.description import Description
+from neuron.engines.exllamav2.device_embedding import move_embedding
+from neuron.engines.exllamav2.levers import Levers
+from neuron.engines.exllamav2.library_model import (
+    correct_tables,
+    make_config,
+    make_model,
+)
+from neuron.engines.exllamav2.limits import Limits
+from neuron.engines.exllamav2.loras import apply_adapter
+from neuron.engines.exllamav2.measured import MeasurementFile
+from neuron.engines.exllamav2.requirements import (
+    Placed,
+    Requirements,
+    requirements_of,
+)
+from neuron.engines.exllamav2.staging import TransferStats
+from neuron.engines.exllamav2.tensor_source import TensorSource, supplied
+from neuron.engines.exllamav2.vram import MeasuredMemory, Vram
+from neuron.engines.exllamav2.wanted import wanted_tensors
+from neuron.protocol.paths import state_dir
+
+log = logging.getLogger(__name__)
+
+_MIB: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class LoadedDraft:
+    """The model that drafts."""
+
+    config: Any
+    model: Any
+    cache: Any
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model on its devices, with the library's own objects."""
+
+    config: Any
+    """`ExLlamaV2Config`."""
+    model: Any
+    """`ExLlamaV2`."""
+    cache: Any
+    """Its `ExLlamaV2Cache…`, of one row as long as all sequences together."""
+    tokenizer: Any
+    """`ExLlamaV2Tokenizer`."""
+    draft: LoadedDraft | None
+    loras: list[Any]
+    """`ExLlamaV2Lora` of each adapter, to be given to every forward pass."""
+    limits: Limits
+    transfer: TransferStats
+    """How fast the weights came."""
+    memory: MeasuredMemory
+    placed: Placed
+    requirements: Requirements
+    vram: Vram
+
+
+def prepare_devices(spec: LoadSpec) -> None:
+    """Let this process see the load's GPUs only; before the backend is imported.
+
+    Raises:
+        EngineError: CUDA runs already, over other devices.
+    """
+    devices.restrict_to(spec.devices)
+
+
+def load_model(
+    backend: Backend,
+    spec: LoadSpec,
+    progress: ProgressCallback,
+    cancelled: Callable[[], bool],
+    *,
+    levers: Levers | None = None,
+    vram: Vram | None = None,
+) -> LoadedModel:
+    """Load what `spec` says, after `prepare_devices`.
+
+    Args:
+        backend: the imported library.
+        spec: what was planned.
+        progress: told in bytes after every tensor (`weights`, `draft`), and in layers
+            of `cache`.
+        cancelled: whether to give up; asked between tensors.
+        levers: the engine's settings; the environment's where None.
+        vram: the devices; those of `spec` where None.
+
+    Raises:
+        LoadCancelledError: `cancelled()` became true.
+        EngineError: it cannot be loaded; nothing is left of it.
+    """
+    load = requirements_of(spec, levers or Levers.read())
+    work = _Work(backend, load, progress, cancelled, vram or Vram(spec.devices))
+    try:
+        return work.run()
+    except BaseException as error:
+        failure = _named(error, spec)
+        _let_go(error)
+    work.release()
+    raise failure from None
+
+
+def settle(loaded: LoadedModel, state: Path | None = None) -> MeasuredMemory:
+    """Measure again, once everything that is done at load was done, and remember it.
+
+    Args:
+        loaded: a model that has been warmed up.
+        state: folder of what loads took; the user's where None.
+    """
+    loaded.memory = loaded.vram.measure()
+    known = devices.names()
+    uses = loaded.memory.devices
+    if all(use.used is not None and use.device in known for use in uses):
+        names = [known[use.device] for use in uses]
+        beyond = {
+            name: use.total - need.total
+            for name, use, need in zip(names, uses, loaded.placed.needs, strict=True)
+        }
+        took = [use.total for use in uses]
+        file = MeasurementFile(state or state_dir())
+        file.add(loaded.requirements.key(names), took, beyond)
+    return loaded.memory
+
+
+def free(loaded: LoadedModel) -> int:
+    """Take a model off its devices; returns how many bytes are free again.
+
+    CUDA's own contexts stay until the process ends. Whoever else refers to the model,
+    its cache or its adapters keeps their memory.
+    """
+    before = sum(loaded.vram.free())
+    for lora in loaded.loras:
+        lora.unload()
+    loaded.loras.clear()
+    if loaded.draft is not None:
+        loaded.draft.model.unload()
+    loaded.model.unload()
+    loaded.model = loaded.cache = loaded.config = None
+    loaded.draft = loaded.tokenizer = None
+    loaded.vram.give_back()
+    freed = sum(loaded.vram.free()) - before
+    log.info("freed %d MiB of VRAM", freed // _MIB)
+    return freed
+
+
+@dataclass(slots=True)
+class _Work:
+    """A load under way, and everything that it has allocated so far."""
+
+    backend: Backend
+    load: Requirements
+    progress: ProgressCallback
+    cancelled: Callable[[], bool]
+    vram: Vram
+    models: list[Any] = field(default_factory=list)
+    caches: list[Any] = field(default_factory=list)
+    loras: list[Any] = field(default_factory=list)
+    sources: list[TensorSource] = field(default_factory=list)
+
+    def run(self) -> LoadedModel:
+        load, library = self.load, self.backend.exllamav2
+        placed = self._place()
+        with self.backend.torch.inference_mode():
+            model = self._model(load.model, placed.layers, "weights")
+            cache = self._cache(model, placed)
+            draft = None
+            if load.draft is not None:
+                assert placed.draft_device is not None
+                at = (placed.draft_device,) * (load.draft.sizes.layers + 1)
+                guesser = self._model(load.draft, at, "draft")
+                draft = LoadedDraft(guesser.config, guesser, self._cache(guesser, None))
+        for adapter in load.adapters:
+            lora = apply_adapter(library, model, load.model, adapter)
+            self.loras.append(lora)
+        tokenizer = library.ExLlamaV2Tokenizer(model.config)
+        self.vram.give_back()
+        return LoadedModel(
+            config=model.config,
+            model=model,
+            cache=cache,
+            tokenizer=tokenizer,
+            draft=draft,
+            loras=self.loras,
+            limits=load.limits,
+            transfer=self.sources[0].stats if self.sources else TransferStats(),
+            memory=self.vram.measure(),
+            placed=placed,
+            requirements=load,
+            vram=self.vram,
+        )
+
+    def release(self) -> None:
+        """Give back whatever there is."""
+        for source in self.sources:
+            source.close()
+        for lora in self.loras:
+            lora.unload()
+        for model in self.models:
+            model.unload()
+        for held in (self.models, self.caches, self.loras, self.sources):
+            held.clear()
+        self.vram.give_back()
+
+    def _place(self) -> Placed:
+        room = self.vram.free()
+        placed = self.load.place(room)
+        if placed is None:
+            need = sum(need.total for need in self.load.on_one().needs)
+            free = ", ".join(f"{nbytes // _MIB}" for nbytes in room)
+            raise EngineError(
+                f"needs {need // _MIB} MiB of VRAM beside CUDA's own; free are {free} "
+                f"MiB on GPU {', '.join(map(str, self.vram.devices))}",
+                code="out_of_memory",
+                retryable=True,
+            )
+        return placed
+
+    def _model(self, model: Description, places: tuple[int, ...], stage: str) -> Any:
+        library = self.backend.exllamav2
+        memory = self.load.memory_of(model)
+        config = make_config(library, memory, self.load.options)
+        split = self.load.options.tensor_parallel and stage == "weights"
+        if split:
+            made = self._split_model(config)
+        else:
+            made = make_model(library, config, memory, places)
+            self.models.append(made)
+            correct_tables(made, memory, self.load.options)
+            # Tables are made in float32, several times their size.
+            self.vram.give_back()
+            self._fill(made, places[0], stage)
+        made.loaded = True
+        library.stloader.cleanup_stfiles()
+        return made
+
+    def _fill(self, model: Any, first: int, stage: str) -> None:
+        library = self.backend.exllamav2
+        library.device.set_device_streams()
+        embedding = first if self.load.device_embedding else -1
+        device = library.module._torch_device
+        source = TensorSource(
+            wanted_tensors(model, library.stloader.STFile.open, embedding),
+            device,
+            lambda done, total: self.progress(stage, done, total),
+            self.cancelled,
+        )
+        self.sources.append(source)
+        source.start()
+        with supplied(library, source):
+            for module in model.modules:
+                module.load()
+        source.close()
+        model.set_cache_map()
+        if self.load.device_embedding:
+            move_embedding(model, device(first))
+
+    def _split_model(self, config: Any) -> Any:
+        """A model whose every layer is on every device; the library reads it.
+
+        Raises:
+            LoadCancelledError: the load was given up between two modules.
+        """
+        library, load = self.backend.exllamav2, self.load
+        model = library.ExLlamaV2(config)
+        self.models.append(model)
+        room = min(self.vram.free()) / (1 << 30)
+
+        def follow(done: int, total: int) -> None:
+            if self.cancelled():
+                raise LoadCancelledError
+            self.progress("weights", done, total)
+
+        mode = CACHE_MODES[load.cache_mode]
+        with supplied(library, None):
+            model.load_tp(
+                gpu_split=[room] * len(self.vram.devices),
+                callback=follow,
+                expect_cache_tokens=whole_pages(load.cache_tokens),
+                expect_cache_base=getattr(library.cache, mode.class_name),
+            )
+        for context in filter(None, model.device_context):
+            context.prepare(True)
+        correct_tables(model, load.memory_of(load.model), load.options)
+        return model
+
+    def _cache(self, model: Any, placed: Placed | None) -> Any:
+        library, load = self.backend.exllamav2, self.load
+        if self.cancelled():
+            raise LoadCancelledError
+        kind = getattr(library.cache, CACHE_MODES[load.cache_mode].class_name)
+        tokens = whole_pages(load.cache_tokens)
+        if model.tp_context is not None:
+            cache = library.ExLlamaV2Cache_TP(model, base=kind, max_seq_len=tokens)
+        else:
+            cache = kind(model, batch_size=1, max_seq_len=tokens)
+        self.caches.append(cache)
+        layers = model.config.num_hidden_layers
+        self.progress("cache", layers, layers)
+        return cache
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clear the frames that failed: they hold tensors, and tracebacks hold them."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _named(error: BaseException, spec: LoadSpec) -> BaseException:
+    """What a load met, as the engine's own error; without what the original holds."""
+    if isinstance(error, EngineError | LoadCancelledError):
+        return error.with_traceback(None)
+    if not isinstance(error, Exception):
+        return error
+    name = spec.info.id
+    if (
+        "out of memory" in str(error).lower()
+        or type(error).__name__ == "OutOfMemoryError"
+    ):
+        return EngineError(
+            f"{name}: the GPU ran out of memory: {str(error).splitlines()[0]}",
+            code="out_of_memory",
+            retryable=True,
+        )
+    log.error("%s: the load failed", name, exc_info=error)
+    return EngineError(f"{name}: {type(error).__name__}: {error}", code="load_failed")
