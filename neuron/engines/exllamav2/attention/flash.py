@@ -205,6 +205,8 @@ def _with_cache(
     if keys is not None:
         if values is None or values.shape != keys.shape:
             raise ValueError("k and v go together, shaped alike")
+        if cache.keys.stride(2) != query.shape[3]:
+            raise ValueError("the cache's key heads must be one after the other")
         use.append(keys, values, cache, lengths)
         new_tokens = keys.shape[1]
     in_pages = cache.table is not None

@@ -134,7 +134,8 @@ def attend(  # noqa: C901 - one kernel, whose branches are taken at compile time
     """
     tiles = tl.cdiv(queries * GROUP, BLOCK_M)
     sequence = tl.program_id(0) // tiles
-    tile = tl.program_id(0) - sequence * tiles
+    # The last queries see most keys; begun first, their tiles do not end last, alone.
+    tile = tiles - 1 - (tl.program_id(0) - sequence * tiles)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
     sequence_long = sequence.to(tl.int64)

@@ -1,9 +1,10 @@
 """Launching the kernels: sizes of tiles, number of splits, what they write to."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 import torch
 import triton
@@ -65,6 +66,11 @@ def splits_for(programs: int, room: int, processors: int) -> int:
     return max(1, min(wanted, useful, _MAX_SPLITS))
 
 
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes it the one that Triton launches on, whichever is the process's own."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 @lru_cache
 def _processors(device: torch.device) -> int:
     if device.type != "cuda":
@@ -79,24 +85,22 @@ def append(
     batch, tokens, kv_heads, head_dim = keys.shape
     row = kv_heads * head_dim
     keys, values = _with_whole_rows(keys), _with_whole_rows(values)
-    kernels.append_rows[(batch * tokens,)](
-        keys,
-        values,
-        cache.keys,
-        cache.values,
-        lengths,
-        cache.table_or_lengths(lengths),
-        cache.width,
-        cache.table_stride,
-        tokens,
-        keys.stride(0),
-        keys.stride(1),
-        values.stride(0),
-        values.stride(1),
-        cache.keys.stride(0),
-        cache.keys.stride(1),
-        **appending(row, cache.page),
-    )
+    with _current(keys.device):
+        kernels.append_rows[(batch * tokens,)](
+            keys,
+            values,
+            cache.keys,
+            cache.values,
+            lengths,
+            cache.table_or_lengths(lengths),
+            cache.width,
+            cache.table_stride,
+            tokens,
+            *keys.stride()[:2],
+            *values.stride()[:2],
+            *cache.keys.stride()[:2],
+            **appending(row, cache.page),
+        )
 
 
 def appending(row: int, page: int | None) -> dict[str, int]:
@@ -140,45 +144,40 @@ def attend(
     row_tiles = triton.cdiv(rows, tiles.rows)
     programs = batch * row_tiles * kv_heads
     splits = splits_for(programs, cache.room, _processors(query.device))
-    if out is None:
-        out = torch.empty_like(query)
+    out = torch.empty_like(query) if out is None else out
     sums = stats = out
     if splits > 1:
         parts = (batch, kv_heads, splits, rows)
         sums = query.new_empty((*parts, head_dim), dtype=torch.float32)
         stats = query.new_empty((*parts, 2), dtype=torch.float32)
-    kernels.attend[(batch * row_tiles, kv_heads, splits)](
-        query,
-        cache.keys,
-        cache.values,
-        lengths,
-        cache.table_or_lengths(lengths),
-        out,
-        sums,
-        stats,
-        cache.width,
-        cache.table_stride,
-        new_tokens,
-        queries,
-        splits,
-        mask.scale,
-        mask.softcap,
-        mask.left,
-        mask.right,
-        *cache.keys.stride()[:3],
-        **heads_of(heads, kv_heads, head_dim),
-        **variant_of(cache.page, mask, splits, tiles),
-    )
-    if splits > 1:
-        kernels.merge_splits[(batch * kv_heads, rows)](
+    model = heads_of(heads, kv_heads, head_dim)
+    with _current(query.device):
+        kernels.attend[(batch * row_tiles, kv_heads, splits)](
+            query,
+            cache.keys,
+            cache.values,
+            lengths,
+            cache.table_or_lengths(lengths),
+            out,
             sums,
             stats,
-            out,
+            cache.width,
+            cache.table_stride,
+            new_tokens,
             queries,
             splits,
-            **heads_of(heads, kv_heads, head_dim),
-            **merging(tiles),
+            mask.scale,
+            mask.softcap,
+            mask.left,
+            mask.right,
+            *cache.keys.stride()[:3],
+            **model,
+            **variant_of(cache.page, mask, splits, tiles),
         )
+        if splits > 1:
+            kernels.merge_splits[(batch * kv_heads, rows)](
+                sums, stats, out, queries, splits, **model, **merging(tiles)
+            )
     return out
 
 

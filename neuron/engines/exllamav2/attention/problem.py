@@ -37,13 +37,9 @@ class Mask:
         """From flash-attn's arguments."""
         scale = query.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
         left, right = window_size
-        return cls(
-            scale,
-            causal,
-            max(left, -1),
-            0 if causal else max(right, -1),
-            softcap or 0.0,
-        )
+        right = 0 if causal else max(right, -1)
+        # Floats even where a config says 1: a kernel is compiled for its types.
+        return cls(float(scale), causal, max(left, -1), right, float(softcap or 0))
 
 
 @dataclass(frozen=True, slots=True)
