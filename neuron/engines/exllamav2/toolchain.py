@@ -18,16 +18,17 @@ from typing import Final
 from neuron.engines.exllamav2.installed import TorchBuild, wheel_folders
 
 HEADERS: Final = {
-    "cuda_runtime.h": "nvidia-cuda-runtime",
-    "cuda_fp16.h": "nvidia-cuda-runtime",
-    "crt/host_config.h": "nvidia-cuda-crt",
-    "nv/target": "nvidia-cuda-cccl",
-    "cublas_v2.h": "nvidia-cublas",
-    "cusparse.h": "nvidia-cusparse",
-    "cusolverDn.h": "nvidia-cusolver",
-    "curand_kernel.h": "nvidia-curand",
+    "cuda_runtime.h": "cudart",
+    "cuda_fp16.h": "cudart",
+    "crt/host_config.h": "crt",
+    "nv/target": "cccl",
+    "cublas_v2.h": "cublas",
+    "cusparse.h": "cusparse",
+    "cusolverDn.h": "cusolver",
+    "curand_kernel.h": "curand",
 }
-"""What torch and exllamav2 include of CUDA's headers → the wheel that has it."""
+"""What torch and exllamav2 include of CUDA's headers → the extra of the distribution
+`cuda-toolkit` whose wheel has it."""
 _ASK_S: Final = 20.0
 _RELEASE: Final = re.compile(r"\bV(\d+)\.(\d+)\.(\d+)")
 _HERE: Final = re.compile(r"^#\$ _HERE_=(.+)$", re.MULTILINE)
@@ -135,11 +136,7 @@ def _toolkit(
     what = f"nvcc for CUDA {cuda}"
     if others:
         what += f" (found {', '.join(others)})"
-    mend = (
-        f"apt install cuda-nvcc-{cuda.replace('.', '-')}, or pip install "
-        f"{_wheel('nvidia-cuda-nvcc', cuda)} {_wheel('nvidia-cuda-cccl', cuda)}"
-    )
-    missing.append(Missing(what, mend))
+    missing.append(Missing(what, _pip("nvcc,nvvm,crt,cccl", cuda)))
     return None
 
 
@@ -186,7 +183,7 @@ def _includes(toolkit: Toolkit, cuda: str, missing: list[Missing]) -> tuple[Path
     own = toolkit.root / "include"
     wheels = [folder / "include" for folder in wheel_folders()]
     found: list[Path] = []
-    for header, wheel in HEADERS.items():
+    for header, extra in HEADERS.items():
         if any((own / sub / header).exists() for sub in ("", "cccl")):
             continue
         with_it = [
@@ -198,7 +195,7 @@ def _includes(toolkit: Toolkit, cuda: str, missing: list[Missing]) -> tuple[Path
         if with_it:
             found.append(with_it[0])
         else:
-            missing.append(Missing(header, f"pip install {_wheel(wheel, cuda)}"))
+            missing.append(Missing(header, _pip(extra, cuda)))
     return tuple(dict.fromkeys(found))
 
 
@@ -211,14 +208,10 @@ def _cudart(toolkit: Toolkit, cuda: str, missing: list[Missing]) -> Path | None:
     for folder in folders:
         for library in sorted(folder.glob(f"libcudart.so.{major}*")):
             return library
-    how = f"pip install {_wheel('nvidia-cuda-runtime', cuda)}"
-    missing.append(Missing("libcudart.so", how))
+    missing.append(Missing("libcudart.so", _pip("cudart", cuda)))
     return None
 
 
-def _wheel(name: str, cuda: str) -> str:
-    """The requirement for one of NVIDIA's wheels, whose names had a suffix once."""
-    major = int(cuda.partition(".")[0])
-    if name.startswith("nvidia-cuda-"):
-        return f"'{name}=={cuda}.*'" if major >= 13 else f"'{name}-cu{major}=={cuda}.*'"
-    return name if major >= 13 else f"{name}-cu{major}"
+def _pip(extras: str, cuda: str) -> str:
+    """How to get parts of a toolkit, all of one release, in NVIDIA's wheels."""
+    return f"pip install 'cuda-toolkit[{extras}]=={cuda}.*'"

@@ -101,7 +101,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
     for what in ("a GPU to build for", "a C++ compiler", "nv/target", "cusparse.h"):
         assert f"\n  {what}" in done.stderr
     assert "\n    apt install g++" in done.stderr
-    assert "\n    pip install nvidia-cusparse" in done.stderr
+    assert "\n    pip install 'cuda-toolkit[cusparse]==13.0.*'" in done.stderr
     assert not host.extensions.exists()
 
 
@@ -114,7 +114,7 @@ def test_a_toolkit_of_another_generation_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"12.4.131 in {tmp_path / 'cuda'}" in done.stderr
     assert "nvcc for CUDA 14.1" in done.stderr
-    assert "'nvidia-cuda-nvcc==14.1.*'" in done.stderr
+    assert "'cuda-toolkit[nvcc,nvvm,crt,cccl]==14.1.*'" in done.stderr
 
 
 @pytest.mark.parametrize(
