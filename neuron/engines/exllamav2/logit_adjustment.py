@@ -1,80 +1,136 @@
-"""What is done to logits before a token is chosen: biases, penalties, masks."""
+"""What is done to logits before a token is chosen: biases, penalties, masks.
+
+All rows of a part at once, so that a large batch costs no more calls than a small one.
+"""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from neuron.engines.exllamav2.row_sampling import RowSampling
 from neuron.engines.exllamav2.transfer import upload
 
+Ids = NDArray[np.int64]
 
-def adjust(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
-    """Change fp64 [rows, vocab] in place, each row as its request says.
-
-    In this order: logit_bias, repetition penalty, frequency and presence penalty, then
-    what may come at all.
-    """
-    for index, row in enumerate(rows):
-        if not row.is_adjusted:
-            continue
-        values = logits[index]
-        _add_bias(values, row)
-        _penalize_repetition(values, row)
-        _penalize_output(values, row)
-        _forbid(values, row)
+_REMEMBERED: Final = 256
 
 
-def _add_bias(values: torch.Tensor, row: RowSampling) -> None:
-    bias = row.params.logit_bias
-    if bias:
-        ids = upload(list(bias), torch.int64, values.device)
-        values.index_add_(0, ids, upload([*bias.values()], values.dtype, values.device))
+class LogitAdjuster:
+    """Changes logits as requests say; remembers their prompts between steps."""
+
+    def __init__(self) -> None:
+        self._prompts: dict[int, tuple[object, Ids]] = {}
+        """By identity: the prompt itself, which so stays the only one of that id, and
+        what tokens are in it."""
+
+    def adjust(self, logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
+        """Change fp64 [rows, vocab] in place, each row as its request says.
+
+        In this order: logit_bias, repetition penalty, frequency and presence penalty,
+        then what may come at all.
+        """
+        _add_bias(logits, rows)
+        self._penalize_repetition(logits, rows)
+        _penalize_output(logits, rows)
+        _mask(logits, rows)
+        _block(logits, rows)
+
+    def _penalize_repetition(
+        self, logits: torch.Tensor, rows: Sequence[RowSampling]
+    ) -> None:
+        penalized = [i for i, r in enumerate(rows) if r.params.repetition_penalty != 1]
+        if not penalized:
+            return
+        some = [rows[index] for index in penalized]
+        vocab = logits.shape[1]
+        seen = _spare_column(len(some), logits, torch.bool)
+        ids = [np.append(self._in_prompt(row), _array(row.output_ids)) for row in some]
+        seen.view(-1).index_fill_(0, _spared(ids, seen), True)
+        factors = [[row.params.repetition_penalty] for row in some]
+        factor = upload(factors, logits.dtype, logits.device)
+        where = upload(penalized, torch.int64, logits.device)
+        values = logits[where]
+        changed = torch.where(values > 0, values / factor, values * factor)
+        logits[where] = torch.where(seen[:, :vocab], changed, values)
+
+    def _in_prompt(self, row: RowSampling) -> Ids:
+        """Each token of the prompt once."""
+        known = self._prompts.get(id(row.prompt_ids))
+        if known is None:
+            while len(self._prompts) >= _REMEMBERED:
+                del self._prompts[next(iter(self._prompts))]
+            known = (row.prompt_ids, np.unique(_array(row.prompt_ids)))
+            self._prompts[id(row.prompt_ids)] = known
+        return known[1]
 
 
-def _penalize_repetition(values: torch.Tensor, row: RowSampling) -> None:
-    penalty = row.params.repetition_penalty
-    if penalty == 1:
+def _add_bias(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
+    biases = [row.params.logit_bias for row in rows]
+    values = [value for bias in biases for value in bias.values()]
+    if values:
+        ids = _flat([_array(list(bias)) for bias in biases], logits)
+        amounts = upload(values, logits.dtype, logits.device)
+        logits.view(-1).index_add_(0, ids, amounts)
+
+
+def _penalize_output(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
+    amounts = [(r.params.frequency_penalty, r.params.presence_penalty) for r in rows]
+    penalized = [index for index, amount in enumerate(amounts) if any(amount)]
+    if not penalized:
         return
-    seen = _spare_column(values, torch.bool)
-    for ids in (row.prompt_ids, row.output_ids):
-        seen.index_fill_(0, _ids(ids, values), True)
-    penalized = torch.where(values > 0, values / penalty, values * penalty)
-    torch.where(seen[:-1], penalized, values, out=values)
+    vocab = logits.shape[1]
+    counts = _spare_column(len(penalized), logits, logits.dtype)
+    outputs = [_array(rows[index].output_ids) for index in penalized]
+    ids = _spared(outputs, counts)
+    counts.view(-1).index_add_(0, ids, counts.new_ones(len(ids)))
+    counts = counts[:, :vocab]
+    chosen = [amounts[index] for index in penalized]
+    columns = upload(list(zip(*chosen, strict=True)), logits.dtype, logits.device)
+    frequency, presence = columns[:, :, None]
+    where = upload(penalized, torch.int64, logits.device)
+    logits[where] -= frequency * counts + presence * (counts > 0)
 
 
-def _penalize_output(values: torch.Tensor, row: RowSampling) -> None:
-    frequency, presence = row.params.frequency_penalty, row.params.presence_penalty
-    if not (frequency or presence):
+def _mask(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
+    vocab = logits.shape[1]
+    words = -(-vocab // 32)
+    masks = {i: r.mask[:words] for i, r in enumerate(rows) if r.mask is not None}
+    if not masks:
         return
-    counts = _spare_column(values, values.dtype)
-    ids = _ids(row.output_ids, values)
-    counts.index_add_(0, ids, torch.ones_like(ids, dtype=counts.dtype))
-    counts = counts[:-1]
-    values -= frequency * counts + presence * (counts > 0)
+    packed = upload(np.stack([*masks.values()]), torch.int32, logits.device)
+    places = torch.arange(32, dtype=torch.int32, device=logits.device)
+    allowed = ((packed[:, :, None] >> places) & 1).bool().flatten(1)[:, :vocab]
+    where = upload(list(masks), torch.int64, logits.device)
+    logits[where] = logits[where].masked_fill(~allowed, -torch.inf)
 
 
-def _forbid(values: torch.Tensor, row: RowSampling) -> None:
-    if row.mask is not None:
-        words = row.mask[: -(-len(values) // 32)]
-        packed = upload(np.ascontiguousarray(words), torch.int32, values.device)
-        places = torch.arange(32, dtype=torch.int32, device=values.device)
-        bits = packed[:, None] >> places
-        allowed = (bits & 1).bool().flatten()[: len(values)]
-        values.masked_fill_(~allowed, -torch.inf)
-    elif row.blocked:
-        ids = upload(sorted(row.blocked), torch.int64, values.device)
-        values.index_fill_(0, ids, -torch.inf)
+def _block(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
+    blocked = [sorted(r.blocked) if r.mask is None else [] for r in rows]
+    if any(blocked):
+        ids = _flat([_array(ids) for ids in blocked], logits)
+        logits.view(-1).index_fill_(0, ids, -torch.inf)
 
 
-def _spare_column(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Zeros [vocab + 1]; the last is for ids that are no tokens, such as an image's."""
-    return torch.zeros(len(values) + 1, dtype=dtype, device=values.device)
+def _array(ids: Sequence[int] | torch.Tensor) -> Ids:
+    return np.asarray(ids, np.int64)
 
 
-def _ids(ids: Sequence[int] | torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    if isinstance(ids, torch.Tensor):
-        tensor = ids.to(values.device, torch.int64, non_blocking=True)
-    else:
-        tensor = upload(ids, torch.int64, values.device)
-    return tensor.clamp(max=len(values))
+def _flat(ids: Sequence[Ids], table: torch.Tensor) -> torch.Tensor:
+    """Of each row's ids, into the table [rows, width] as one line."""
+    width = table.shape[1]
+    rows = [index * width + one for index, one in enumerate(ids)]
+    return upload(np.concatenate(rows), torch.int64, table.device)
+
+
+def _spared(ids: Sequence[Ids], table: torch.Tensor) -> torch.Tensor:
+    """As `_flat`; ids that are no tokens, such as an image's, go to the last column."""
+    return _flat([np.minimum(one, table.shape[1] - 1) for one in ids], table)
+
+
+def _spare_column(count: int, logits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros [count, vocab + 1]."""
+    shape = (count, logits.shape[1] + 1)
+    return torch.zeros(shape, dtype=dtype, device=logits.device)

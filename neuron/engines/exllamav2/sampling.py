@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from neuron.engines.base import TokenLogprobs
-from neuron.engines.exllamav2.logit_adjustment import adjust
+from neuron.engines.exllamav2.logit_adjustment import LogitAdjuster
 from neuron.engines.exllamav2.row_sampling import RowSampling, Sampled
 from neuron.engines.exllamav2.token_choice import (
     FEW,
@@ -32,12 +32,16 @@ _COLUMNS: Final = 4
 """Of what comes to the host: token, finite, enough, log-probability; then the top ones'
 ids, and their log-probabilities. fp64 holds any id."""
 
+_ROWS_AT_ONCE: Final = 32
+"""Bounds what a step needs of the device: some 40 bytes a row and token."""
+
 
 class BatchSampler:
     """Chooses among the first `vocab` columns; what pads a vocabulary is no token."""
 
     def __init__(self, vocab: int) -> None:
         self._vocab = vocab
+        self._adjuster = LogitAdjuster()
 
     def sample(
         self, logits: torch.Tensor, rows: Sequence[RowSampling]
@@ -85,7 +89,7 @@ class BatchSampler:
             where = upload(part, torch.int64, device)
             some = [rows[index] for index in part]
             adjusted = logits[where].double()
-            adjust(adjusted, some)
+            self._adjuster.adjust(adjusted, some)
             finite[where] &= adjusted.amax(-1).isfinite()
             tokens[where], enough[where] = self._choose(adjusted, some, few)
         table = torch.stack([tokens.double(), finite.double(), enough.double()], 1)
@@ -104,7 +108,11 @@ class BatchSampler:
                 in_order.append(index)
             else:
                 by_id.append(index)
-        return [part for part in (greedy, by_id, in_order) if part]
+        return [
+            part[start : start + _ROWS_AT_ONCE]
+            for part in (greedy, by_id, in_order)
+            for start in range(0, len(part), _ROWS_AT_ONCE)
+        ]
 
     def _choose(
         self, adjusted: torch.Tensor, rows: Sequence[RowSampling], few: int
