@@ -28,6 +28,7 @@ from typing import Final, NoReturn
 
 import pytest
 
+from neuron.engines.exllamav2.attention.provider import install
 from tests.support.cache import kept_folder
 
 EXTENSION: Final = "exllamav2_ext"
@@ -52,8 +53,11 @@ def require(*packages: str) -> None:
 def use_cpu_extension() -> None:
     """Make `import exllamav2` work in this process; skips where it cannot.
 
-    Whatever `exllamav2_ext` is imported already stays.
+    Whatever `exllamav2_ext` is imported already stays. Paged attention is there, too,
+    where triton is: the library looks for it once, when the first test imports it.
     """
+    if find_spec("triton") is not None:
+        install()
     if EXTENSION in sys.modules:
         return
     folder = str(cpu_extension())

@@ -28,7 +28,7 @@ torch.set_num_threads(1)  # the tests run in parallel as it is
 from exllamav2.generator import dynamic
 
 from neuron.engines.exllamav2.driver import GenerationDriver as GenerationDriver
-from tests.support.torch_model import TorchCache, TorchModel
+from tests.support.torch_model import Call as Call, TorchCache, TorchModel
 
 
 @dataclass(frozen=True, slots=True)
