@@ -154,5 +154,7 @@ def correct_tables(model: Any, memory: ModelMemory, options: LoadOptions) -> Non
     config = Path(model.config.model_dir, "config.json")
     with config.open(encoding="utf-8") as stream:
         rope = yarn_of(library_config(json.load(stream), options))
-    for context in filter(None, model.device_context):
-        replace_tables(context, rope, memory.max_seq_len)
+    for context in model.device_context:
+        # A device that holds no layer has no tables.
+        if context is not None and context.ready:
+            replace_tables(context, rope, memory.max_seq_len)

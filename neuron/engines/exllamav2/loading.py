@@ -302,8 +302,6 @@ class _Work:
                 expect_cache_tokens=whole_pages(load.cache_tokens),
                 expect_cache_base=getattr(library.cache, mode.class_name),
             )
-        for context in filter(None, model.device_context):
-            context.prepare(True)
         correct_tables(model, load.memory_of(load.model), load.options)
         return model
 

@@ -62,6 +62,8 @@ def plan_load(
     load = _requirements(request, info, draft, offer, levers or Levers.read())
     if request.tensor_parallel:
         check_tensor_parallel(load.model, offer.devices)
+        if load.adapters:
+            raise _refused("loras", "adapters are not split over GPUs")
     chosen = offer.choose(load, exactly=request.devices is not None)
     plan = LoadPlan(
         **load.options.model_dump(),

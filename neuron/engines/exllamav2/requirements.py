@@ -20,6 +20,7 @@ from neuron.models.info import ModelInfo
 from neuron.protocol.types import LoadOptions
 
 _PACKAGES: Final = ("torch", "exllamav2")
+_SETTINGS: Final = set(LoadOptions.model_fields) - {"draft", "loras"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Requirements:
             "slots": self.slots,
             "cache": (self.cache_mode, whole_pages(self.cache_tokens)),
             "limits": repr(self.limits),
-            "options": self.options.model_dump(exclude={"draft", "loras"}),
+            "options": self.options.model_dump(include=_SETTINGS),
             "adapters": [sorted(a.layer_bytes.items()) for a in self.adapters],
             "device_embedding": self.device_embedding,
             "gpus": list(gpus),

@@ -487,3 +487,25 @@ def test_config_in_the_new_spelling(
     (copy / "config.json").write_text(json.dumps(config))
     loaded = load(library[0], spec_of(info_of(copy)))
     assert loaded.config.rotary_embedding_base == theta
+
+
+def test_what_a_load_took_is_remembered_once_it_is_warm(
+    folder: Path, tmp_path: Path, library: tuple[Any, Handles],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from neuron.engines.exllamav2 import devices
+    from neuron.engines.exllamav2.loading import settle
+    from neuron.engines.exllamav2.measured import MeasurementFile
+    from neuron.engines.exllamav2.vram import DeviceUse, MeasuredMemory
+
+    took = 700 << 20
+    use = MeasuredMemory((DeviceUse(0, took, 1 << 20, 1 << 20),))
+    loaded = load(library[0], spec_of(info_of(folder)))
+    monkeypatch.setattr(loaded.vram, "measure", lambda: use, raising=False)
+    monkeypatch.setattr(devices, "names", lambda: {0: "GPU"})
+    assert settle(loaded, tmp_path).total == took
+    assert loaded.memory is use
+    found = MeasurementFile(tmp_path).read()
+    key = loaded.requirements.key(["GPU"])
+    assert found.load(key, 1) == [took]
+    assert found.context("GPU") == took - loaded.placed.needs[0].total
