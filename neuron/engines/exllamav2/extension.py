@@ -17,7 +17,7 @@ from typing import Any, Final
 import platformdirs
 
 from neuron.engines.base import EngineError
-from neuron.engines.exllamav2.gpus import find_gpus
+from neuron.engines.exllamav2.gpus import host_gpus
 from neuron.engines.exllamav2.installed import (
     EXLLAMAV2_VERSION,
     TorchBuild,
@@ -182,7 +182,7 @@ def use_extension() -> Path:
         build = torch_build()
         if build is None:
             raise _unavailable("torch is not installed")
-        key = Key.of(build, find_gpus().architectures)
+        key = Key.of(build, host_gpus().architectures)
         found = find(key)
         if found is None:
             raise _unavailable(": ".join(missing(key)))

@@ -4,6 +4,7 @@ Source: NVML API reference (nvidia-ml-py is its thin binding, imported as pynvml
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import pynvml
@@ -59,6 +60,13 @@ def find_gpus(library: Any = pynvml) -> Gpus:
         return Gpus(problem=_explain(error))
     finally:
         library.nvmlShutdown()
+
+
+@cache
+def host_gpus() -> Gpus:
+    """What NVML said first in this process: to start it takes up to a second, and
+    neither GPUs nor their driver change under a process that could use them."""
+    return find_gpus()
 
 
 def _device(library: Any, index: int) -> Gpu | None:

@@ -63,18 +63,21 @@ def version_of(distribution: str) -> str | None:
 
 
 def torch_build() -> TorchBuild | None:
-    """The installed torch, from its own `version.py` read as text."""
+    """The installed torch, from its own `version.py` read as text.
+
+    None where there is none, or one that does not say what it is.
+    """
     folder = package_folder("torch")
     if folder is None:
         return None
     try:
         text = (folder / "version.py").read_text(encoding="utf-8")
-    except OSError:
+        found = {
+            match["name"]: ast.literal_eval(match["value"].strip())
+            for match in _ASSIGNMENT.finditer(text)
+        }
+    except (OSError, ValueError, SyntaxError):
         return None
-    found = {
-        match["name"]: ast.literal_eval(match["value"].strip())
-        for match in _ASSIGNMENT.finditer(text)
-    }
     version = found.get("__version__")
     if not isinstance(version, str):
         return None

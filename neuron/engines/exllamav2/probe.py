@@ -7,7 +7,7 @@ from typing import Final
 
 from neuron.engines.exllamav2 import extension
 from neuron.engines.exllamav2.extension import Key
-from neuron.engines.exllamav2.gpus import Gpus, find_gpus
+from neuron.engines.exllamav2.gpus import Gpus, host_gpus
 from neuron.engines.exllamav2.installed import (
     EXLLAMAV2_VERSION,
     INSTALL,
@@ -63,7 +63,7 @@ def probe() -> EngineInfo:
 
 def findings() -> Iterator[Finding]:
     """All that the engine needs; what is most useful to hear comes first."""
-    gpus, torch = find_gpus(), torch_build()
+    gpus, torch = host_gpus(), torch_build()
     yield from _gpus(gpus)
     yield from _torch(gpus, torch)
     yield _exllamav2()

@@ -95,7 +95,8 @@ def find_toolchain(
 
 def search_path(environment: Mapping[str, str]) -> str:
     """PATH, with the programs that pip puts beside this Python before it."""
-    return os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    path = environment.get("PATH", os.defpath)
+    return os.pathsep.join([str(Path(sys.executable).parent), path])
 
 
 def _ask(*command: str) -> str | None:
