@@ -28,10 +28,6 @@ from neuron.engines.exllamav2.transfer import upload
 
 __all__ = ["BatchSampler", "RowSampling", "Sampled"]
 
-_COLUMNS: Final = 4
-"""Of what comes to the host: token, finite, enough, log-probability; then the top ones'
-ids, and their log-probabilities. fp64 holds any id."""
-
 _ROWS_AT_ONCE: Final = 32
 """Bounds what a step needs of the device: some 40 bytes a row and token."""
 
@@ -81,19 +77,27 @@ class BatchSampler:
     def _table(
         self, logits: torch.Tensor, rows: Sequence[RowSampling], few: int
     ) -> torch.Tensor:
-        """fp64 [rows, columns] on the host, as `_COLUMNS` says."""
-        device = logits.device
+        """What comes to the host: fp64, which holds any id, [rows, columns].
+
+        Columns are the token, whether the row is finite, whether `few` candidates were
+        enough; then, where anyone wants them, what `_logprobs` gives.
+        """
         best, tokens = logits.max(-1)
         finite, enough = best.isfinite(), torch.ones_like(best, dtype=torch.bool)
         for part in self._parts(rows):
-            where = upload(part, torch.int64, device)
+            # No one has to be picked where all go the same way.
+            where: slice | torch.Tensor = slice(None)
+            if len(part) < len(rows):
+                where = upload(part, torch.int64, logits.device)
             some = [rows[index] for index in part]
-            adjusted = logits[where].double()
+            adjusted = logits[where].to(torch.float64, copy=True)
             self._adjuster.adjust(adjusted, some)
             finite[where] &= adjusted.amax(-1).isfinite()
             tokens[where], enough[where] = self._choose(adjusted, some, few)
-        table = torch.stack([tokens.double(), finite.double(), enough.double()], 1)
-        return torch.cat([table, self._logprobs(logits, tokens, rows)], 1).cpu()
+        table = torch.stack([tokens, finite, enough], 1).double()
+        if any(row.top_logprobs is not None for row in rows):
+            table = torch.cat([table, self._logprobs(logits, tokens, rows)], 1)
+        return table.cpu()
 
     def _parts(self, rows: Sequence[RowSampling]) -> list[list[int]]:
         """Rows that go the same way, but for those that the plain maximum serves."""
@@ -136,8 +140,6 @@ class BatchSampler:
         wanted = [index for index, top in enumerate(asked) if top is not None]
         top = min(max((top or 0 for top in asked), default=0), self._vocab)
         table = tokens.new_zeros((len(rows), 1 + 2 * top), dtype=torch.float64)
-        if not wanted:
-            return table
         where = upload(wanted, torch.int64, logits.device)
         values = logits[where].double().log_softmax(-1)
         own = values.gather(1, tokens[where][:, None])
@@ -149,9 +151,10 @@ class BatchSampler:
 
 
 def _sampled(line: list[float], row: RowSampling) -> Sampled:
-    token, finite, _, own, *top = line
+    token, finite, _, *scores = line
     logprobs = None
     if row.top_logprobs is not None and finite:
+        own, *top = scores
         half = len(top) // 2
         pairs = list(zip(map(int, top[:half]), top[half:], strict=True))
         logprobs = TokenLogprobs(own, tuple(pairs[: row.top_logprobs]))
