@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from neuron.text.reader import Reader, Waiting
 from neuron.text.tools.calls import CallSink
 from neuron.text.tools.format import ToolFormat
-from neuron.text.tools.generic import Generic
+from neuron.text.tools.generic import FENCED, Generic
 from neuron.text.tools.json_calls import BARE_OBJECT, LIST_OF_OBJECTS
 from neuron.text.tools.lark import CallRules, Lark
 from neuron.text.tools.spec import ToolSpec
@@ -51,5 +51,5 @@ class Told(ToolFormat):
         return self._writer.grammar(lark, tools, parallel)
 
     def bare_calls(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
-        plain = (BARE_OBJECT, LIST_OF_OBJECTS)
+        plain = (BARE_OBJECT, LIST_OF_OBJECTS, FENCED)
         return (*self._writer.bare_calls(tools), *plain)

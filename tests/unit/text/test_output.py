@@ -335,6 +335,16 @@ def test_a_prompt_may_open_the_thought(prompt: str, opened: bool) -> None:
             [("start", 0, "f"), [0, '{"a": 1}'], ("end", 0, True)], 0,
             id="arguments in quotes",
         ),
+        pytest.param(
+            "generic", '```json\n{"name": "f", "arguments": {"a": 1}}\n```\n',
+            [("start", 0, "f"), [0, '{"a": 1}'], ("end", 0, True)], 0,
+            id="a block of code",
+        ),
+        pytest.param(
+            "generic", '```json\n{"answer": 42}\n```',
+            [["content", '```json\n{"answer": 42}\n```']], 0,
+            id="a block of code that is the answer",
+        ),
     ],
 )  # fmt: skip
 def test_calls(name: str, text: str, merged: list[object], unparsed: int) -> None:

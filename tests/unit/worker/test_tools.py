@@ -218,6 +218,7 @@ async def test_a_template_that_knows_no_tools_is_told_in_the_first_message(
     [
         '{"name": "look", "arguments": {"at": "me"}}',
         '<tool_call>\n{"name": "look", "arguments": {"at": "me"}}\n</tool_call>',
+        '```json\n{"name": "look", "arguments": {"at": "me"}}\n```',
     ],
 )
 @pytest.mark.parametrize(

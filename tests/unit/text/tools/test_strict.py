@@ -40,6 +40,7 @@ BEGINNINGS = [
     ' {\n"type": "function", "name": "get", "parameters": {"days": 0}}',
     '{"n\\u0061me": "get", "parameters": {}}',
     '[ {"name": "get", "arguments": {"days": 0}}]',
+    '```json\n{"name": "get", "arguments": {"days": 0}}\n```',
     "[get(days=0)]",
     '\n[ get (city="Bonn")]',
     '<tool_call>{"name": "get", "arguments": {}}</tool_call>',
