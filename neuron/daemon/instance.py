@@ -25,7 +25,7 @@ from neuron.ipc import (
     WorkerSpec,
 )
 from neuron.protocol.errors import ApiError, shutting_down
-from neuron.protocol.types import LoadPlan, LoadProgress, ModelState
+from neuron.protocol.types import LoadOptions, LoadPlan, LoadProgress, ModelState
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +49,11 @@ class Instance:
         socket: Path,
         on_change: Callable[["Instance", str | None], None],
         log_level: str = "INFO",
+        draft_path: Path | None = None,
     ) -> None:
         self.entry = entry
         self.plan = plan
+        self._draft_path = draft_path
         self.state = ModelState.LOADING
         self.progress: LoadProgress | None = None
         self.error: str | None = None
@@ -288,6 +290,8 @@ class Instance:
             cache_mode=plan.cache_mode or "",
             cache_tokens=plan.cache_tokens or 0,
             devices=plan.devices,
+            options=LoadOptions.model_validate(plan.model_dump()),
+            draft_path=self._draft_path,
             socket=self._socket,
             max_queue=self._limits.max_queue,
             queue_wait_s=self._limits.queue_wait_s,

@@ -1,6 +1,7 @@
 """The models of this neuron: who is loaded, who may be, and in what order."""
 
 import asyncio
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -118,7 +119,9 @@ class ModelManager:
             ApiError: 404 or 422, naming what is wrong with the request.
         """
         entry = await self._catalogue.get(request.model)
-        return await asyncio.to_thread(_plan, entry, request, self._host_memory())
+        draft = await self._draft(request)
+        memory = self._host_memory()
+        return await asyncio.to_thread(_plan, entry, request, memory, draft)
 
     async def load(self, request: LoadRequest) -> tuple[Instance, bool]:
         """Begin or join the load; True where the model was loaded already.
@@ -132,13 +135,33 @@ class ModelManager:
             if instance is not None and instance.state not in _GONE:
                 return instance, _join(instance, request)
             entry = await self._catalogue.get(request.model)
-            plan = await asyncio.to_thread(_plan, entry, request, self._host_memory())
+            draft = await self._draft(request)
+            await self._hardware.refresh()
+            memory = self._host_memory()
+            plan = await asyncio.to_thread(_plan, entry, request, memory, draft)
             if not plan.fits:
                 raise _does_not_fit(plan)
             self._refuse_when_draining()
-            return self._begin(entry, plan), False
+            return self._begin(entry, plan, draft), False
 
-    def _begin(self, entry: Entry, plan: LoadPlan) -> Instance:
+    async def _draft(self, request: LoadRequest) -> Entry | None:
+        """The model that is to draft.
+
+        Raises:
+            ApiError: there is none of that name, or it cannot be read.
+        """
+        if request.draft is None:
+            return None
+        try:
+            entry = await self._catalogue.get(request.draft)
+        except ApiError as error:
+            raise dataclasses.replace(error, param="draft") from None
+        if entry.info is None:
+            reason = entry.problem or "it cannot be read"
+            raise _unsupported(request.draft, reason, param="draft")
+        return entry
+
+    def _begin(self, entry: Entry, plan: LoadPlan, draft: Entry | None) -> Instance:
         self._started += 1
         instance = Instance(
             entry,
@@ -147,6 +170,7 @@ class ModelManager:
             self._sockets / f"{self._started}.sock",
             self._on_change,
             self._log_level,
+            None if draft is None else draft.path,
         )
         self._instances[entry.id] = instance
         return instance
@@ -162,7 +186,21 @@ class ModelManager:
                 for i in self._instances.values()
                 if i.state is ModelState.LOADING and not i.plan.devices
             )
-        return HostMemory(available, self._hardware.vram_free_bytes())
+        return HostMemory(available, self._vram_free())
+
+    def _vram_free(self) -> dict[int, int]:
+        """Bytes free on each GPU, without what loads in flight have yet to take."""
+        free = self._hardware.vram_free_bytes()
+        for instance in self._instances.values():
+            plan = instance.plan
+            if instance.state is not ModelState.LOADING or not plan.need_bytes:
+                continue
+            taken = self._hardware.vram_of(instance.pid) or 0
+            outstanding = max(0, plan.need_bytes - taken) / plan.need_bytes
+            for device, nbytes in plan.device_bytes.items():
+                if device in free:
+                    free[device] = max(0, free[device] - int(nbytes * outstanding))
+        return free
 
     def _on_change(self, instance: Instance, message: str | None) -> None:
         if self._instances.get(instance.id, instance) is not instance:
@@ -248,8 +286,9 @@ def _join(instance: Instance, request: LoadRequest) -> bool:
             retry_after=1,
         )
     asked = request.model_dump(exclude_none=True, exclude={"model"})
+    loaded = instance.plan.model_dump()
     for field, wanted in asked.items():
-        has = getattr(instance.plan, field, None)
+        has = loaded[field]
         if has != wanted:
             raise ApiError(
                 409,
@@ -262,7 +301,9 @@ def _join(instance: Instance, request: LoadRequest) -> bool:
     return instance.state is ModelState.READY
 
 
-def _plan(entry: Entry, request: LoadRequest, memory: "HostMemory") -> LoadPlan:
+def _plan(
+    entry: Entry, request: LoadRequest, memory: "HostMemory", draft: Entry | None
+) -> LoadPlan:
     from neuron.engines import registry
     from neuron.engines.base import EngineError
 
@@ -281,17 +322,17 @@ def _plan(entry: Entry, request: LoadRequest, memory: "HostMemory") -> LoadPlan:
     if (reason := engine.supports(info)) is not None:
         raise _unsupported(request.model, f"{name}: {reason}")
     try:
-        return engine.plan(info, request, memory)
+        return engine.plan(info, request, memory, None if draft is None else draft.info)
     except EngineError as error:
         raise ApiError(422, str(error), code=error.code, param=error.param) from error
 
 
-def _unsupported(model: str, reason: str) -> ApiError:
+def _unsupported(model: str, reason: str, param: str = "model") -> ApiError:
     return ApiError(
         422,
         f"model '{model}' cannot be served: {reason}",
         code="model_not_supported",
-        param="model",
+        param=param,
     )
 
 

@@ -141,10 +141,11 @@ class _Worker:
         spec = self._spec
         tokenizer, template, defaults = await asyncio.to_thread(_load_text, spec.path)
         info = await asyncio.to_thread(inspect_model, spec.path, spec.model)
+        draft = await asyncio.to_thread(_draft, spec)
         grammars = GrammarCompiler(spec.path, info.eos_ids, info.vocab_size)
 
         def prepare() -> tuple[Engine, LoadSpec]:
-            return registry.engine_class(spec.engine)(), _load_spec(spec, info)
+            return registry.engine_class(spec.engine)(), _load_spec(spec, info, draft)
 
         await host.load(prepare, self._reporter.progress)
         # One request can have the whole cache, but not more.
@@ -192,7 +193,13 @@ def _recognise(template: ChatTemplate, tokenizer: TextTokenizer) -> OutputSyntax
     return recognise(template.source, tokenizer, support)
 
 
-def _load_spec(spec: WorkerSpec, info: ModelInfo) -> LoadSpec:
+def _draft(spec: WorkerSpec) -> ModelInfo | None:
+    if spec.draft_path is None:
+        return None
+    return inspect_model(spec.draft_path, spec.options.draft or spec.draft_path.name)
+
+
+def _load_spec(spec: WorkerSpec, info: ModelInfo, draft: ModelInfo | None) -> LoadSpec:
     return LoadSpec(
         info=info,
         max_seq_len=spec.max_seq_len,
@@ -200,4 +207,6 @@ def _load_spec(spec: WorkerSpec, info: ModelInfo) -> LoadSpec:
         cache_mode=spec.cache_mode,
         cache_tokens=spec.cache_tokens,
         devices=tuple(spec.devices),
+        options=spec.options,
+        draft=draft,
     )

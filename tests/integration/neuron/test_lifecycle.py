@@ -94,6 +94,11 @@ def test_what_cannot_be_loaded_is_said_with_numbers(start: Start) -> None:
         assert (status, error["param"]) == (422, "engine")
         status, error = neuron.refusal(load, {"model": MODEL, "slots": "two"})
         assert (status, error["param"]) == (400, "slots")
+        status, error = neuron.refusal(load, {"model": MODEL, "draft": "no-such"})
+        assert (status, error["param"]) == (404, "draft")
+        for options in ({"draft": MODEL}, {"loras": [{"path": "l"}]}, {"ngram": True}):
+            status, error = neuron.refusal(load, {"model": MODEL, **options})
+            assert (status, error["param"]) == (422, *options)
         huge = {"model": MODEL, "cache_tokens": 10_000_000_000}
         status, error = neuron.refusal(load, huge)
         assert (status, error["code"]) == (507, "insufficient_memory")
