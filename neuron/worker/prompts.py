@@ -65,6 +65,8 @@ class ServedModel:
             )
         except TemplateError as error:
             raise _refused(error) from error
+        if not goes_on:
+            text = self._without_thought(body, text)
         if to_fit:
             self._refuse_long(text, "messages")
         # A template of the model's own spells the beginning of the sequence itself.
@@ -73,6 +75,17 @@ class ServedModel:
             text, add_bos=self.template.is_plain if add_bos is None else add_bos
         )
         return PromptText(text, tuple(ids))
+
+    def _without_thought(self, body: ChatBody, text: str) -> str:
+        """Where none is wanted and the template opens one all the same, close it.
+
+        Empty, as templates that know the wish write it.
+        """
+        syntax = self.syntax.reasoning
+        wanted = body.template_variables.get("enable_thinking") is not False
+        if syntax is None or wanted or not opens_reasoning(text, syntax):
+            return text
+        return f"{text.rstrip()}\n\n{syntax.end}\n\n"
 
     def _variables(self, body: ChatBody) -> Mapping[str, Any]:
         """What the template is told; `thinking` is what some call `enable_thinking`."""

@@ -102,6 +102,19 @@ async def test_a_template_may_call_it_thinking(start: Start) -> None:
     assert texts == ["Hi:thinks", "Hi"]
 
 
+@pytest.mark.parametrize(
+    "fields", [{"enable_thinking": False}, {"reasoning_effort": "none"}]
+)
+async def test_an_unwanted_thought_that_the_template_opens_is_closed(
+    start: Start, fields: dict[str, Any]
+) -> None:
+    async with start("Yes.", template=OPENED) as worker:
+        _, whole = await worker.chat(**fields)
+        text = worker.tokenizer.decode(worker.engine.seen[-1].prompt_ids)
+    assert text == "Hi\n<think>\n\n</think>\n\n"
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "Yes."}
+
+
 @pytest.mark.parametrize("budget", [None, 0, 7])
 async def test_a_budget_binds_models_that_think(
     start: Start, budget: int | None
