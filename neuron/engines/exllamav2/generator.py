@@ -117,10 +117,6 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
                 start = page * self.page_size
                 tensor[:, start : start + self.page_size].zero_()
 
-    def defrag_cache(self) -> None:
-        """Nothing: paged attention is as fast on scattered pages, and moving them would
-        stall whoever comes next."""
-
     def _batch(
         self, jobs: Sequence[PagedJob], tokens: Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,5 +1,6 @@
 """How far a failure reaches: one request, the generator, or the process."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -136,19 +137,21 @@ class TestOneRequest:
         assert "not finite" in str(outputs["bad"].error)
         assert len(outputs["good"].tokens) == 9
 
-    def test_a_slow_mask_holds_up_no_other_thread(
+    def test_a_mask_is_computed_beside_the_forward_pass(
         self, driver: GenerationDriver
     ) -> None:
-        """It is computed in a thread of its own, and waited for when needed."""
-        inside: list[int] = []
+        computing = threading.Event()
+        in_time: list[bool] = []
 
-        class Counts(Steps):
+        class Waits(Steps):
             def mask(self) -> NDArray[np.int32]:
-                inside.append(len(driver.generator.model.calls))
+                in_time.append(computing.wait(20))
+                computing.clear()
                 return super().mask()
 
-        generate(driver, request("a", PROMPT, 9, constraint=Counts([{5}, {6}, {7}])))
-        assert len(inside) == 3
+        driver.generator.model.before_call = lambda call: computing.set()
+        generate(driver, request("a", [5], 9, constraint=Waits([{5}, {6}, {7}])))
+        assert in_time == [True] * 3
 
 
 class TestTheGenerator:
