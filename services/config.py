@@ -127,6 +127,8 @@ class ModelEntry(ConfigModel):
     """How keys and values are kept. Default: the engine's."""
     cache_tokens: Annotated[int, Field(ge=1)] | None = None
     """Size of the KV cache. Default: `slots` times `max_seq_len`."""
+    draft: str | None = None
+    """Id of a smaller model with the same tokens, which guesses for this one."""
 
 
 class CatalogueFile(ConfigModel):

@@ -201,6 +201,7 @@ class Lifecycle:
             slots=action.slots or entry.slots,
             cache_mode=entry.cache_mode,
             cache_tokens=entry.cache_tokens,
+            draft=entry.draft,
         )
 
     # Unloads.

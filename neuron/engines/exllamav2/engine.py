@@ -96,6 +96,7 @@ class ExLlamaV2Engine:
             self._free(loaded)
             raise
         self._running = _Running(loaded, driver)
+        self._settle(loaded)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -149,6 +150,12 @@ class ExLlamaV2Engine:
         loading.prepare_devices(spec)
         backend = load_backend()
         return loading.load_model(backend, spec, progress, cancelled, levers=levers)
+
+    def _settle(self, loaded: "LoadedModel") -> None:
+        """Measure what the load takes now that everything of it is there."""
+        from neuron.engines.exllamav2 import loading
+
+        loading.settle(loaded)
 
     def _free(self, loaded: "LoadedModel") -> None:
         from neuron.engines.exllamav2 import loading

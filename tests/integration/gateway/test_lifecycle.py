@@ -185,7 +185,7 @@ async def test_a_cold_model_goes_where_its_plan_fits(home: Home) -> None:
 
 
 async def test_the_catalogue_says_where_and_how(home: Home) -> None:
-    entry = ModelEntry(id="m", place_on=("b",), max_seq_len=64, slots=3)
+    entry = ModelEntry(id="m", place_on=("b",), max_seq_len=64, slots=3, draft="d")
     async with (
         FakeNeuron.with_models("m", state=COLD).serving() as a,
         FakeNeuron.with_models("m", state=COLD).serving() as b,
@@ -194,7 +194,7 @@ async def test_the_catalogue_says_where_and_how(home: Home) -> None:
         await client.stream()
         assert a.loads == []
         (load,) = b.loads
-        assert (load.max_seq_len, load.slots) == (64, 3)
+        assert (load.max_seq_len, load.slots, load.draft) == (64, 3, "d")
 
 
 async def test_a_node_without_room_hands_the_load_on(home: Home) -> None:

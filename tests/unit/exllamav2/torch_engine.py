@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -113,6 +113,9 @@ def stretched(folder: Path, target: Path, context: int) -> Path:
 class TorchEngine(ExLlamaV2Engine):
     """The engine itself, with a model that needs no GPU."""
 
+    before_call: ClassVar[Callable[[Call], None]] = staticmethod(lambda call: None)
+    """Called with every forward pass, and may raise."""
+
     def _load_model(
         self,
         spec: LoadSpec,
@@ -121,7 +124,12 @@ class TorchEngine(ExLlamaV2Engine):
         cancelled: Callable[[], bool],
     ) -> Any:
         progress("weights", 1, 1)
-        return loaded_of(spec.info.path, spec.cache_tokens)
+        loaded = loaded_of(spec.info.path, spec.cache_tokens)
+        loaded.model.before_call = self.before_call
+        return loaded
+
+    def _settle(self, loaded: object) -> None:
+        pass
 
     def _free(self, loaded: object) -> None:
         pass
