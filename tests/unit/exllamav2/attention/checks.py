@@ -110,17 +110,22 @@ def stays_within_its_table() -> None:
     assert (got == 3).all()
 
 
-def reads_a_part_of_a_wider_table() -> None:
+def takes_a_part_of_a_wider_table() -> None:
     """As captured steps hand one in: a view with longer rows, not aligned."""
-    call = Call.of(Case((90, 61), appends=False))
+    call = Call.of(Case((90, 61)))
+    wanted, wanted_cache = expected_result(call), expected_cache(call)
     table = call.cache.table
     assert table is not None
+    assert call.keys is not None
+    assert call.values is not None
     wider = torch.zeros((2, 9), dtype=torch.int32)
     wider[:, 1 : 1 + table.shape[1]] = table
     view = wider[:, 1 : 1 + table.shape[1]]
     cache = Cache(call.cache.keys, call.cache.values, view)
-    got = launch.attend(call.query, cache, call.lengths, 0, call.mask)
-    _assert_close(got, expected_result(call))
+    launch.append(call.keys, call.values, cache, call.lengths)
+    assert _same_bits(cache.keys, wanted_cache.keys)
+    got = launch.attend(call.query, cache, call.lengths, 1, call.mask)
+    _assert_close(got, wanted)
 
 
 def reaches_the_end_of_a_large_cache() -> None:

@@ -63,7 +63,7 @@ def test_nothing_is_read_or_written_behind_the_table(interpreted: Interpreter) -
 
 
 def test_a_table_may_be_a_part_of_a_wider_one(interpreted: Interpreter) -> None:
-    interpreted.run("reads_a_part_of_a_wider_table")
+    interpreted.run("takes_a_part_of_a_wider_table")
 
 
 def test_offsets_are_64_bits_wide(interpreted: Interpreter) -> None:
