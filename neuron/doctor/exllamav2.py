@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from neuron.doctor.host import free_space
 from neuron.doctor.report import Check, EngineReport
 from neuron.engines.exllamav2 import extension, probe
 from neuron.engines.exllamav2.installed import torch_build
@@ -47,7 +48,7 @@ def _toolchain(*, built: bool) -> Iterator[Check]:
         why = "needed to build it again" if built else "needed to build the extension"
         yield Check("compiling", "note", f"no {each.what}: {why}", each.mend)
     folder = extension.extensions_dir()
-    yield Check("extensions", "ok", f"built ones are kept in {folder}")
+    yield Check("extensions", "ok", f"kept in {folder}, {free_space(folder)} free")
 
 
 def import_backend(deadline_s: float = DEEP_S) -> Check:

@@ -11,7 +11,7 @@ from typing import Final
 
 from neuron.config import NeuronConfig
 from neuron.daemon.hardware import read_meminfo
-from neuron.doctor.report import Check
+from neuron.doctor.report import Check, State
 from neuron.protocol.address import Address
 from neuron.protocol.config_file import ConfigError, Loaded
 
@@ -66,10 +66,16 @@ def check_models_folder(folder: Path) -> Check:
         return Check(
             "models", "note", f"{folder} cannot be read", f"chmod a+rx {folder}"
         )
-    free = shutil.disk_usage(folder).free
-    return Check(
-        "models", "ok" if free >= _LOW_DISK else "note", f"{folder}, {_gib(free)} free"
-    )
+    state: State = "ok"
+    if shutil.disk_usage(folder).free < _LOW_DISK:
+        state = "note"
+    return Check("models", state, f"{folder}, {free_space(folder)} free")
+
+
+def free_space(folder: Path) -> str:
+    """On the disk that it is on, or would be."""
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    return _gib(shutil.disk_usage(existing).free)
 
 
 def check_port(address: Address) -> Check:

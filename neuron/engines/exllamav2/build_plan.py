@@ -10,10 +10,13 @@ from neuron.engines.exllamav2.build import Build, default_jobs, list_sources
 from neuron.engines.exllamav2.extension import Key
 from neuron.engines.exllamav2.gpus import Gpus, find_gpus
 from neuron.engines.exllamav2.installed import (
+    EXLLAMAV2_VERSION,
     INSTALL,
     TorchBuild,
     package_folder,
+    release,
     torch_build,
+    version_of,
 )
 from neuron.engines.exllamav2.toolchain import Missing, Toolkit, find_toolchain
 
@@ -68,8 +71,11 @@ def _packages(torch: TorchBuild | None, package: Path | None) -> Iterator[Missin
         yield Missing("torch", INSTALL)
     elif torch.cuda is None:
         yield Missing(f"a torch for CUDA (found {torch.name})", INSTALL)
-    if package is None:
+    version = version_of("exllamav2")
+    if version is None or package is None:
         yield Missing("exllamav2", INSTALL)
+    elif release(version) != EXLLAMAV2_VERSION:
+        yield Missing(f"exllamav2 {EXLLAMAV2_VERSION} (found {version})", INSTALL)
 
 
 def _targets(

@@ -103,6 +103,14 @@ class Found:
     manifest: Manifest | None
     """None for one that somebody else installed."""
 
+    def runs_on(self, architecture: str) -> bool:
+        """Whether it has code for this compute capability, as far as is known."""
+        if self.manifest is None:
+            return True
+        major, minor = _numbers(architecture)
+        built = map(_numbers, self.manifest.architectures)
+        return any(has[0] == major and has[1] <= minor for has in built)
+
 
 def extensions_dir() -> Path:
     """Where the builds for this release of exllamav2 are kept."""
@@ -122,9 +130,9 @@ def find(key: Key, root: Path | None = None) -> Found | None:
     root = root or extensions_dir()
     folders = [root / str(key), *sorted(root.glob(f"{key.stem}-sm*"))]
     builds = [found for folder in folders if (found := _built(folder))]
-    builds.sort(key=lambda found: -_runs_on(found, key))
+    builds.sort(key=lambda found: -_fit(found, key))
     for found in builds:
-        if _runs_on(found, key) or not key.architectures:
+        if _fit(found, key) or not key.architectures:
             return found
     return installed()
 
@@ -141,14 +149,9 @@ def _built(folder: Path) -> Found | None:
     return Found(folder / manifest.file, manifest)
 
 
-def _runs_on(found: Found, key: Key) -> int:
+def _fit(found: Found, key: Key) -> int:
     """How many of the key's architectures the build has code for."""
-    assert found.manifest is not None
-    built = [_numbers(each) for each in found.manifest.architectures]
-    return sum(
-        any(has_major == major and has_minor <= minor for has_major, has_minor in built)
-        for major, minor in map(_numbers, key.architectures)
-    )
+    return sum(map(found.runs_on, key.architectures))
 
 
 def _numbers(architecture: str) -> tuple[int, int]:

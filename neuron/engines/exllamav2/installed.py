@@ -62,6 +62,11 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
+def release(version: str) -> str:
+    """The version without what somebody who built it added, as in `0.3.2+cu128`."""
+    return version.partition("+")[0]
+
+
 def torch_build() -> TorchBuild | None:
     """The installed torch, from its own `version.py` read as text.
 
@@ -81,7 +86,7 @@ def torch_build() -> TorchBuild | None:
     version = found.get("__version__")
     if not isinstance(version, str):
         return None
-    return TorchBuild(version.partition("+")[0], found.get("cuda"), folder)
+    return TorchBuild(release(version), found.get("cuda"), folder)
 
 
 def python_tag() -> str:

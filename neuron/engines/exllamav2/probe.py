@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from neuron.engines.exllamav2 import extension
@@ -12,6 +13,7 @@ from neuron.engines.exllamav2.installed import (
     EXLLAMAV2_VERSION,
     INSTALL,
     TorchBuild,
+    release,
     torch_build,
     version_of,
 )
@@ -107,7 +109,7 @@ def _exllamav2() -> Finding:
     version = version_of("exllamav2")
     if version is None:
         return Finding("exllamav2", False, "exllamav2 is not installed", INSTALL)
-    if version.partition("+")[0] != EXLLAMAV2_VERSION:
+    if release(version) != EXLLAMAV2_VERSION:
         wrong = f"exllamav2 {version} is installed and {EXLLAMAV2_VERSION} is needed"
         return Finding("exllamav2", False, wrong, INSTALL)
     return Finding("exllamav2", True, version)
@@ -134,5 +136,14 @@ def _extension(key: Key) -> Finding:
     found = extension.find(key)
     if found is None:
         return Finding("extension", False, *extension.missing(key))
-    whose = found.manifest.key if found.manifest else "not built by this program"
-    return Finding("extension", True, f"{found.path} ({whose})")
+    if found.manifest is None:
+        return Finding("extension", True, f"{found.path}, from elsewhere")
+    detail = f"{found.path}, {_size(found.path)}"
+    without = [each for each in key.architectures if not found.runs_on(each)]
+    if without:
+        detail += f"; no code for compute capability {', '.join(without)}"
+    return Finding("extension", True, detail)
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"

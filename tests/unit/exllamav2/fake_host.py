@@ -13,6 +13,7 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 REPOSITORY = Path(__file__).parents[3]
 HEADERS = (
@@ -181,9 +182,11 @@ class FakeHost:
         self.write(f"{folder}/lib64/libcudart.so")
         return root
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(
+        self, *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
         """`neuron ARGUMENTS` on this host."""
-        return self._python("-m", "neuron", *arguments)
+        return self._python("-m", "neuron", *arguments, stdout=stdout)
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """`neuron ARGUMENTS` to its end."""
@@ -195,11 +198,13 @@ class FakeHost:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    def _python(self, *arguments: str) -> "subprocess.Popen[str]":
+    def _python(
+        self, *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, *arguments],
             env=self.environ,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )

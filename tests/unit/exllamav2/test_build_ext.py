@@ -1,6 +1,8 @@
 """`neuron build-ext`, as it is typed, on a host made up of files."""
 
 import json
+import os
+import pty
 import signal
 import sys
 import time
@@ -59,6 +61,22 @@ def test_a_build_counts_its_sources_and_says_what_it_is(tmp_path: Path) -> None:
     assert built.read_text() == "echo compiling\n" * 3
     assert f"{built}: 0.0 MB in " in done.stdout
     assert list(host.kept.glob(".building-*")) == []
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    host = complete_host(tmp_path, [":"] * 3)
+    ours, theirs = pty.openpty()
+    with open(ours, "rb") as screen:
+        with open(theirs, "wb") as terminal:
+            process = host.start("build-ext", "--arch", "9.0", stdout=terminal)
+        shown = b""
+        while b" MB in " not in shown:
+            shown += os.read(screen.fileno(), 4096)
+        assert process.wait(20) == 0
+    process.communicate()
+    assert b"Compiling" in shown
+    assert b"3/3" in shown
+    assert b" of 3 sources" not in shown
 
 
 def test_architectures_are_those_of_the_gpus(tmp_path: Path) -> None:
@@ -218,6 +236,15 @@ def test_a_second_builder_says_so_and_waits_or_leaves(tmp_path: Path) -> None:
     assert "is built already" in out
     assert (tmp_path / "started").read_text() == "\n"
     first.communicate()
+
+
+def test_another_exllamav2_is_not_built(tmp_path: Path) -> None:
+    host = complete_host(tmp_path)
+    metadata = tmp_path / "site/exllamav2-0.3.2.dist-info/METADATA"
+    metadata.write_text(metadata.read_text().replace("0.3.2", "0.3.1"))
+    done = host.run("build-ext", "--arch", "9.0")
+    assert done.returncode == 1
+    assert "exllamav2 0.3.2 (found 0.3.1)" in done.stderr
 
 
 def test_an_exllamav2_without_its_sources_is_named(tmp_path: Path) -> None:

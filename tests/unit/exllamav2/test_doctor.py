@@ -15,6 +15,11 @@ from neuron.doctor.report import Check, EngineReport, Report
 from neuron.protocol.address import Address
 from tests.unit.exllamav2.fake_host import FakeHost, complete_host
 
+SECOND_GPU = """
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetCudaComputeCapability(handle): return (6, 1) if handle else (9, 0)
+"""
+
 
 @pytest.fixture
 def free_port() -> int:
@@ -79,6 +84,18 @@ def test_a_host_that_lacks_the_extension_is_told_how_to_build_it(
     assert checks(report)["GPU"]["detail"] == (
         "0: NVIDIA H100 80GB HBM3, compute capability 9.0"
     )
+
+
+def test_a_gpu_that_the_extension_has_no_code_for_is_named(
+    tmp_path: Path, free_port: int
+) -> None:
+    host = with_gpu(tmp_path)
+    assert host.run("build-ext").returncode == 0
+    host.write("site/pynvml.py", (host.site / "pynvml.py").read_text() + SECOND_GPU)
+    status, report = looked_at(host, free_port, "--engine", "exllamav2")
+    assert status == 0
+    detail = checks(report)["extension"]["detail"]
+    assert detail.endswith("; no code for compute capability 6.1")
 
 
 def test_the_table_has_what_to_do_below_what_is_missing(tmp_path: Path) -> None:
