@@ -4,12 +4,15 @@ NVML's numbers are the ones that operators see (`nvidia-smi`). CUDA counts in th
 order once it is told to, and only over the devices that are visible to it.
 """
 
+import logging
 import os
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from neuron.engines.base import EngineError
 from neuron.engines.exllamav2.gpus import find_gpus
+
+log = logging.getLogger(__name__)
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
@@ -43,16 +46,24 @@ def restrict_to(devices: Sequence[int]) -> None:
 def visible_to_operator(devices: Sequence[int]) -> list[int]:
     """Those of `devices` that the environment lets this process use.
 
-    An entry that is no number (a UUID, a MIG instance) cannot be told from here; such
-    a list restricts nothing until CUDA reads it.
+    It names them by number or by the beginning of their UUID.
     """
     allowed = os.environ.get(VISIBLE)
-    if allowed is None or allowed.strip() == "":
+    if allowed is None:
         return list(devices)
-    entries = [entry.strip() for entry in allowed.split(",")]
-    if not all(entry.isdigit() for entry in entries):
-        return list(devices)
-    return [device for device in devices if str(device) in entries]
+    entries = [entry.strip() for entry in allowed.split(",") if entry.strip()]
+    known = uuids(devices) if any(not e.isdigit() for e in entries) else {}
+    return [
+        device
+        for device in devices
+        if str(device) in entries
+        or any(known.get(device, "").startswith(e) for e in entries if not e.isdigit())
+    ]
+
+
+def uuids(devices: Sequence[int]) -> dict[int, str]:
+    """UUID of each GPU, such as `GPU-5c3e…`; those that NVML knows."""
+    return _each(devices, lambda nvml, handle: str(nvml.nvmlDeviceGetUUID(handle)))
 
 
 def names() -> dict[int, str]:
@@ -66,25 +77,29 @@ def names() -> dict[int, str]:
 
 def used_bytes(devices: Sequence[int]) -> dict[int, int]:
     """VRAM in use on each GPU, by whomever; it needs no CUDA context to tell."""
-    nvml = _nvml()
-    if nvml is None:
-        return {}
-    found = {}
-    for device in devices:
-        try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(device)
-            found[device] = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
-        except nvml.NVMLError:
-            continue
-    return found
+    return _each(
+        devices, lambda nvml, handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
+    )
 
 
-def _nvml() -> Any:
-    """The initialized module, or None where there is no driver."""
+_Answer = TypeVar("_Answer")
+
+
+def _each(
+    devices: Sequence[int], ask: Callable[[Any, Any], _Answer]
+) -> dict[int, _Answer]:
+    """What NVML answers of each GPU; nothing where there is no driver."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return None
-    return pynvml
+        return {}
+    found = {}
+    for device in devices:
+        try:
+            found[device] = ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex(device))
+        except pynvml.NVMLError:
+            log.warning("NVML does not answer for GPU %d", device)
+    pynvml.nvmlShutdown()
+    return found

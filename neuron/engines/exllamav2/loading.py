@@ -38,13 +38,15 @@ from neuron.engines.exllamav2.requirements import (
 )
 from neuron.engines.exllamav2.staging import TransferStats
 from neuron.engines.exllamav2.tensor_source import TensorSource, supplied
-from neuron.engines.exllamav2.vram import MeasuredMemory, Vram
+from neuron.engines.exllamav2.vram import MeasuredMemory, Vram, used_at_start
 from neuron.engines.exllamav2.wanted import wanted_tensors
 from neuron.protocol.paths import state_dir
 
 log = logging.getLogger(__name__)
 
 _MIB: Final = 1 << 20
+_WARM_SHARE: Final = 0.5
+"""Of what passes take while they run: so much has to be there after a warm-up."""
 
 
 @dataclass(slots=True)
@@ -84,8 +86,11 @@ def prepare_devices(spec: LoadSpec) -> None:
     """Let this process see the load's GPUs only; before the backend is imported.
 
     Raises:
-        EngineError: CUDA runs already, over other devices.
+        EngineError: there are none, or CUDA runs already, over other devices.
     """
+    if not spec.devices:
+        raise EngineError("the load names no GPU", code="load_failed", param="devices")
+    used_at_start(spec.devices)
     devices.restrict_to(spec.devices)
 
 
@@ -127,22 +132,31 @@ def load_model(
 def settle(loaded: LoadedModel, state: Path | None = None) -> MeasuredMemory:
     """Measure again, once everything that is done at load was done, and remember it.
 
+    What has not yet computed anything is not remembered: the next plan would count
+    with the memory that only its requests are going to take.
+
     Args:
-        loaded: a model that has been warmed up.
+        loaded: a model, warmed up.
         state: folder of what loads took; the user's where None.
     """
-    loaded.memory = loaded.vram.measure()
+    at_load, loaded.memory = loaded.memory, loaded.vram.measure()
     known = devices.names()
-    uses = loaded.memory.devices
-    if all(use.used is not None and use.device in known for use in uses):
-        names = [known[use.device] for use in uses]
-        beyond = {
-            name: use.total - need.total
-            for name, use, need in zip(names, uses, loaded.placed.needs, strict=True)
-        }
-        took = [use.total for use in uses]
-        file = MeasurementFile(state or state_dir())
-        file.add(loaded.requirements.key(names), took, beyond)
+    uses, needs = loaded.memory.devices, loaded.placed.needs
+    if not all(
+        use.used is not None
+        and use.device in known
+        and use.reserved - before.reserved >= _WARM_SHARE * need.passing
+        for use, before, need in zip(uses, at_load.devices, needs, strict=True)
+    ):
+        return loaded.memory
+    names = [known[use.device] for use in uses]
+    beyond = {
+        name: use.total - need.total
+        for name, use, need in zip(names, uses, needs, strict=True)
+    }
+    took = [use.total for use in uses]
+    file = MeasurementFile(state or state_dir())
+    file.add(loaded.requirements.key(names), took, beyond)
     return loaded.memory
 
 
@@ -153,9 +167,8 @@ def free(loaded: LoadedModel) -> int:
     its cache or its adapters keeps their memory.
     """
     before = sum(loaded.vram.free())
-    for lora in loaded.loras:
-        lora.unload()
-    loaded.loras.clear()
+    while loaded.loras:
+        loaded.loras.pop().unload()
     if loaded.draft is not None:
         loaded.draft.model.unload()
     loaded.model.unload()
@@ -198,6 +211,7 @@ class _Work:
             self.loras.append(lora)
         tokenizer = library.ExLlamaV2Tokenizer(model.config)
         self.vram.give_back()
+        self._tell_speed()
         return LoadedModel(
             config=model.config,
             model=model,
@@ -213,16 +227,24 @@ class _Work:
             vram=self.vram,
         )
 
+    def _tell_speed(self) -> None:
+        for source in self.sources:
+            log.info(
+                "%d MiB of weights in %.1f s: %.2f GB/s",
+                source.stats.nbytes // _MIB,
+                source.stats.seconds,
+                source.stats.rate / 1e9,
+            )
+
     def release(self) -> None:
         """Give back whatever there is."""
-        for source in self.sources:
-            source.close()
-        for lora in self.loras:
-            lora.unload()
-        for model in self.models:
-            model.unload()
-        for held in (self.models, self.caches, self.loras, self.sources):
-            held.clear()
+        self.caches.clear()
+        while self.sources:
+            self.sources.pop().close()
+        while self.loras:
+            self.loras.pop().unload()
+        while self.models:
+            self.models.pop().unload()
         self.vram.give_back()
 
     def _place(self) -> Placed:

@@ -42,6 +42,11 @@ class DeviceMemory:
     def total(self) -> int:
         return sum(self.parts.values())
 
+    @property
+    def passing(self) -> int:
+        """What is taken only while something is computed."""
+        return self.parts.get("activations", 0) + self.parts.get("logits", 0)
+
     def __add__(self, other: "DeviceMemory") -> "DeviceMemory":
         return DeviceMemory(dict(Counter(self.parts) + Counter(other.parts)))
 
@@ -133,7 +138,8 @@ class ModelMemory:
         parts = {
             "weights": reserved_bytes(weights) + reserved_bytes(filter(None, loose)),
             "cache": reserved_bytes(cache),
-            "scratch": reserved_bytes(filter(None, fixed)) + reserved_bytes([passing]),
+            "scratch": reserved_bytes(filter(None, fixed)),
+            "activations": reserved_bytes([passing]),
         }
         if any(m.kind == "head" for m in held):
             parts["logits"] = reserved_bytes([logits_bytes(sizes, self.limits)])

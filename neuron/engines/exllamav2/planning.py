@@ -276,7 +276,7 @@ def _explain(parts: Counter[str], measured: int) -> None:
 
     Weights and cache are exact; contexts are learned, and passes are bounded.
     """
-    for name in ("context", "scratch", "logits"):
+    for name in ("context", "activations", "logits", "scratch"):
         beyond = measured - parts.total()
         parts[name] = max(0, parts[name] + beyond)
 

@@ -11,7 +11,11 @@ from neuron.engines.base import EngineError
 from neuron.engines.exllamav2.allocator import reserved_bytes
 from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.memory import DeviceMemory, ModelMemory
-from neuron.engines.exllamav2.scratch import logits_bytes, rope_bytes
+from neuron.engines.exllamav2.scratch import (
+    activation_bytes,
+    logits_bytes,
+    rope_bytes,
+)
 
 _HALF: Final = 2
 _UNIT: Final = 128
@@ -68,6 +72,9 @@ def shares(memory: ModelMemory, devices: int) -> tuple[DeviceMemory, ...]:
         "cache": reserved_bytes([*cache * sizes.layers, *temporaries]),
         # The library puts the tables together once more for its own calls.
         "scratch": reserved_bytes([scratch, 2 * tables]),
+        "activations": reserved_bytes(
+            [activation_bytes(sizes, memory.limits, memory.max_seq_len)]
+        ),
         "logits": reserved_bytes([logits_bytes(sizes, memory.limits)]),
     }
     return (DeviceMemory(parts),) * devices

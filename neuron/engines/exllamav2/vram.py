@@ -1,8 +1,9 @@
 """What this process really takes on its GPUs."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -39,13 +40,19 @@ class MeasuredMemory:
         return sum(device.total for device in self.devices)
 
 
+@cache
+def used_at_start(devices: tuple[int, ...]) -> Mapping[int, int]:
+    """VRAM that others used before CUDA took anything for this process."""
+    return used_bytes(devices)
+
+
 class Vram:
-    """The GPUs of a load; made before CUDA takes anything of them."""
+    """The GPUs of a load."""
 
     def __init__(self, devices: Sequence[int]) -> None:
         """`devices` as operators count them; CUDA counts them from 0."""
         self.devices = tuple(devices)
-        self._before = used_bytes(self.devices)
+        self._before = used_at_start(self.devices)
 
     def free(self) -> list[int]:
         """Bytes free on each device now; CUDA has started there afterwards."""
@@ -71,6 +78,8 @@ class Vram:
         )
 
     def give_back(self) -> None:
-        """Let go of what nothing refers to any more."""
+        """Let go of what nothing refers to any more, when all work on it is done."""
         gc.collect()
+        for index in range(len(self.devices)):
+            torch.cuda.synchronize(index)
         torch.cuda.empty_cache()

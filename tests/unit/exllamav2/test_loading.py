@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -498,14 +499,37 @@ def test_what_a_load_took_is_remembered_once_it_is_warm(
     from neuron.engines.exllamav2.measured import MeasurementFile
     from neuron.engines.exllamav2.vram import DeviceUse, MeasuredMemory
 
-    took = 700 << 20
-    use = MeasuredMemory((DeviceUse(0, took, 1 << 20, 1 << 20),))
     loaded = load(library[0], spec_of(info_of(folder)))
-    monkeypatch.setattr(loaded.vram, "measure", lambda: use, raising=False)
+    [need] = loaded.placed.needs
+    took = need.total + (450 << 20)
+    cold = MeasuredMemory((DeviceUse(0, took, need.passing // 4, 1),))
+    warm = MeasuredMemory((DeviceUse(0, took, need.passing, 1),))
     monkeypatch.setattr(devices, "names", lambda: {0: "GPU"})
-    assert settle(loaded, tmp_path).total == took
-    assert loaded.memory is use
-    found = MeasurementFile(tmp_path).read()
-    key = loaded.requirements.key(["GPU"])
-    assert found.load(key, 1) == [took]
-    assert found.context("GPU") == took - loaded.placed.needs[0].total
+    at_load = loaded.memory
+    for memory, kept in ((cold, None), (warm, [took])):
+        loaded.memory = at_load
+        monkeypatch.setattr(loaded.vram, "measure", lambda memory=memory: memory)
+        assert settle(loaded, tmp_path).total == took
+        assert loaded.memory is memory
+        found = MeasurementFile(tmp_path).read()
+        assert found.load(loaded.requirements.key(["GPU"]), 1) == kept
+    assert MeasurementFile(tmp_path).read().context("GPU") == 450 << 20
+
+
+def test_load_without_a_gpu_is_refused_before_anything_is_hidden(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuron.engines.exllamav2.loading import prepare_devices
+
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.setenv(name, "")  # so that what is set below is taken back
+        monkeypatch.delenv(name)
+    with pytest.raises(EngineError, match="names no GPU"):
+        prepare_devices(spec_of(info_of(folder), devices=()))
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    prepare_devices(spec_of(info_of(folder), devices=(2, 1)))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,1"
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(EngineError, match="uses GPUs 2,1 already"):
+        prepare_devices(spec_of(info_of(folder), devices=(0,)))

@@ -154,12 +154,25 @@ def test_gpus_that_are_not_there(tmp_path: Path, devices: list[int], said: str) 
     assert caught.value.param == "devices"
 
 
+@pytest.mark.parametrize(
+    ("visible", "devices"),
+    [("1", [1]), ("0,1", [0]), ("GPU-bb", [1]), ("GPU-b", [1]), (" 1 , 7", [1])],
+)
 def test_gpus_that_the_environment_hides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, devices: list[int]
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    known = {0: "GPU-aa12", 1: "GPU-bb34"}
+    monkeypatch.setattr("neuron.engines.exllamav2.devices.uuids", lambda _: known)
     info = hollow.write_llama(tmp_path / "m")
-    assert planned(info, tmp_path, {0: 80 * GIB, 1: 40 * GIB}).devices == [1]
+    assert planned(info, tmp_path, {0: 80 * GIB, 1: 40 * GIB}).devices == devices
+
+
+def test_no_gpu_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    plan = planned(hollow.write_llama(tmp_path / "m"), tmp_path)
+    assert not plan.fits
+    assert (plan.reason or "").endswith("and there is no GPU")
 
 
 @pytest.mark.parametrize(
