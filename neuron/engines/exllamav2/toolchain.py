@@ -6,6 +6,7 @@ wheels, which torch brings, have headers and libraries, and can have nvcc.
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,8 @@ def find_toolchain(
     """Look for everything that builds an extension for a torch that has CUDA."""
     assert torch.cuda is not None
     missing: list[Missing] = []
-    compiler = _first_line(environment.get("CXX") or "c++", "--version")
+    command = shlex.split(environment.get("CXX") or "c++")
+    compiler = (_ask(*command, "--version") or "").partition("\n")[0] or None
     if compiler is None:
         missing.append(Missing("a C++ compiler", "apt install g++"))
     headers = Path(sysconfig.get_path("include"))
@@ -115,11 +117,6 @@ def _ask(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def _first_line(*command: str) -> str | None:
-    said = _ask(*command)
-    return said.partition("\n")[0] if said else None
 
 
 def _toolkit(
@@ -180,16 +177,20 @@ def _examine(root: Path) -> Toolkit | None:
 
 
 def _includes(toolkit: Toolkit, cuda: str, missing: list[Missing]) -> tuple[Path, ...]:
-    """Folders of NVIDIA's wheels with the headers that the toolkit lacks."""
+    """Folders with the headers that the toolkit does not have where torch looks.
+
+    Conda keeps them for each target; else NVIDIA's wheels have them.
+    """
     own = toolkit.root / "include"
-    wheels = [folder / "include" for folder in wheel_folders()]
+    others = sorted(toolkit.root.glob("targets/*/include"))
+    others += [folder / "include" for folder in wheel_folders()]
     found: list[Path] = []
     for header, extra in HEADERS.items():
         if any((own / sub / header).exists() for sub in ("", "cccl")):
             continue
         with_it = [
             folder / sub
-            for folder in wheels
+            for folder in others
             for sub in ("", "cccl")
             if (folder / sub / header).exists()
         ]
@@ -204,6 +205,7 @@ def _cudart(toolkit: Toolkit, cuda: str, missing: list[Missing]) -> Path | None:
     folders = [toolkit.root / name for name in ("lib64", "lib")]
     if any((folder / "libcudart.so").exists() for folder in folders):
         return None
+    folders += sorted(toolkit.root.glob("targets/*/lib"))
     folders += [folder / "lib" for folder in wheel_folders()]
     major = cuda.partition(".")[0]
     for folder in folders:

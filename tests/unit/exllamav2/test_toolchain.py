@@ -84,6 +84,17 @@ def test_headers_that_a_toolkit_lacks_come_from_wheels(host: FakeHost) -> None:
     assert missing == "cusolverDn.h"
 
 
+def test_a_toolkit_may_keep_its_files_by_target(host: FakeHost) -> None:
+    """As Conda's does."""
+    root = host.toolkit("14.1.2", headers=[])
+    (root / "lib64").rename(root / "unused")
+    for header in HEADERS:
+        host.write(f"cuda/targets/x86_64-linux/include/{header}")
+    library = host.write("cuda/targets/x86_64-linux/lib/libcudart.so.14")
+    include = root / "targets/x86_64-linux/include"
+    assert found(host) == [f"{root} 14.1.2", str(include), str(library), ""]
+
+
 def test_a_runtime_library_is_asked_for(host: FakeHost) -> None:
     root = host.toolkit("14.1.2")
     (root / "lib64/libcudart.so").unlink()
