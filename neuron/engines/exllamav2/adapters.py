@@ -9,7 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -141,13 +141,6 @@ def _checked(
     for key, both in halves.items():
         if len(both) != 2 or both["A"].shape[0] != both["B"].shape[1]:
             raise _refused(f"{folder}: {key} has no A and B of one rank")
-
-
-def factor(config: Settings) -> float:
-    """What a folder's own lora_alpha and rank scale its matrices by."""
-    rank, alpha = config.integer("r"), config.get("lora_alpha")
-    assert isinstance(alpha, int | float)
-    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _refused(reason: str) -> EngineError:

@@ -18,7 +18,8 @@ class Architecture:
     prefix: str = ""
     """What the names of the decoder's tensors begin with."""
     vision: str | None = None
-    """What the names of the vision tower's begin with; None where there is none."""
+    """What the names of a vision tower's begin with, where the decoder's have nothing
+    in common."""
     vision_model_type: str | None = None
     """The one `vision_config.model_type` that the library reads."""
     tensor_parallel: bool = False
@@ -26,67 +27,58 @@ class Architecture:
     lora: bool = True
     """False where the library refuses adapters or leaves them out silently."""
     experts: bool = False
-    gated: bool = True
-    """Whether the MLP has a gate beside up and down."""
-    qk_norm: bool = False
-    windowed: bool = False
-    """Whether some layers attend to a sliding window only."""
+    """Whether MLPs are mixtures of experts."""
     ignores_window: bool = False
     """Whether config.json's sliding window is passed over by the library."""
-    softcap: bool = False
     rope: bool = True
+    """Whether positions are rotations; learned ones cannot be extended."""
     rope_tables: int = 1
-    head_norm: bool = False
-    """Whether a float head is normalized at load, which takes a copy of it."""
+    """Two where windowed layers have a base of their own."""
 
 
 _PIXTRAL: Final = Architecture(
     prefix="language_model.",
-    vision="vision_tower.",
     vision_model_type="pixtral",
     lora=False,
 )
 _QWEN_VL: Final = Architecture(vision="visual.")
-_MULTI_QUERY: Final = Architecture(gated=False, rope=False)
+_LEARNED_POSITIONS: Final = Architecture(rope=False)
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
     {
         "LlamaForCausalLM": Architecture(tensor_parallel=True),
         "MistralForCausalLM": Architecture(tensor_parallel=True, ignores_window=True),
-        "MixtralForCausalLM": Architecture(experts=True, lora=False),
+        "MixtralForCausalLM": Architecture(experts=True),
         "Mistral3ForConditionalGeneration": _PIXTRAL,
         "LlavaForConditionalGeneration": _PIXTRAL,
         "YiForCausalLM": Architecture(),
         "OrionForCausalLM": Architecture(),
         "Qwen2ForCausalLM": Architecture(tensor_parallel=True, ignores_window=True),
-        "Qwen3ForCausalLM": Architecture(qk_norm=True, ignores_window=True),
-        "Qwen3MoeForCausalLM": Architecture(qk_norm=True, experts=True, lora=False),
+        "Qwen3ForCausalLM": Architecture(ignores_window=True),
+        "Qwen3MoeForCausalLM": Architecture(experts=True),
         "Qwen2VLForConditionalGeneration": _QWEN_VL,
         "Qwen2_5_VLForConditionalGeneration": _QWEN_VL,
         "GemmaForCausalLM": Architecture(),
-        "Gemma2ForCausalLM": Architecture(lora=False, windowed=True, softcap=True),
+        "Gemma2ForCausalLM": Architecture(lora=False),
         "Gemma3ForConditionalGeneration": Architecture(
             prefix="language_model.",
-            vision="vision_tower.",
             vision_model_type="siglip_vision_model",
             lora=False,
-            qk_norm=True,
-            windowed=True,
             rope_tables=2,
         ),
-        "GemmoeForCausalLM": Architecture(experts=True, lora=False),
+        "GemmoeForCausalLM": Architecture(experts=True),
         "CohereForCausalLM": Architecture(lora=False),
-        "Cohere2ForCausalLM": Architecture(lora=False, windowed=True),
-        "DbrxForCausalLM": Architecture(experts=True, lora=False),
+        "Cohere2ForCausalLM": Architecture(lora=False),
+        "DbrxForCausalLM": Architecture(experts=True),
         "Phi3ForCausalLM": Architecture(),
-        "GPTBigCodeForCausalLM": _MULTI_QUERY,
-        "GPT2LMHeadModel": _MULTI_QUERY,
+        "GPTBigCodeForCausalLM": _LEARNED_POSITIONS,
+        "GPT2LMHeadModel": _LEARNED_POSITIONS,
         "MiniCPMForCausalLM": Architecture(),
         "InternLM2ForCausalLM": Architecture(),
-        "IndexForCausalLM": Architecture(head_norm=True),
+        "IndexForCausalLM": Architecture(),
         "GraniteForCausalLM": Architecture(),
         "Glm4ForCausalLM": Architecture(),
-        "Starcoder2ForCausalLM": Architecture(gated=False),
+        "Starcoder2ForCausalLM": Architecture(),
     }
 )
 

@@ -1,8 +1,9 @@
 """LoRA adapters put onto a loaded model.
 
-The library gives gate and up projections of EXL2 models the order of columns that the
-down projection has for its rows, and forgets that an adapter knows nothing of it: what
-the adapter adds would go to other neurons. Its matrices get the same order here.
+Two things that the library does to weights it leaves undone for adapters, without a
+word. Gate and up projections of EXL2 models get the order of columns that the down
+projection has for its rows: what an adapter adds would go to other neurons. And what
+some architectures multiply a layer's output by is multiplied into its weights.
 Source: exllamav2 0.3.2: lora.py, linear.py, mlp.py.
 """
 
@@ -50,6 +51,10 @@ def apply_adapter(
     with torch.inference_mode():
         for module, order in _reordered(library, model, description):
             _reorder(module, lora, order)
+        for module in set(lora.target_modules.values()):
+            scaled = module.prev_prescale
+            module.lora_b_tensors[lora] *= module.prescale if scaled is None else scaled
+    lora.tensors.clear()  # what was put aside for these
     model.update_loras()
     return lora
 

@@ -373,6 +373,24 @@ def test_adapters_get_the_order_of_the_packed_mlp(
                for tensor in each.values())  # fmt: skip
 
 
+def test_adapters_are_scaled_as_the_layers_that_they_add_to(
+    folder: Path, tmp_path: Path, library: tuple[Any, Handles]
+) -> None:
+    matrices = _adapter(tmp_path / "lora")
+    path = _copied(folder, tmp_path / "granite")
+    config = json.loads((path / "config.json").read_text())
+    config |= {"architectures": ["GraniteForCausalLM"], "residual_multiplier": 0.25}
+    (path / "config.json").write_text(json.dumps(config))
+    options = LoadOptions.model_validate({"loras": [{"path": str(tmp_path / "lora")}]})
+    loaded = load(library[0], spec_of(info_of(path), options=options))
+    [lora] = loaded.loras
+    for key, factor in (("o_proj", 0.25), ("q_proj", 1)):
+        name = f"model.layers.1.self_attn.{key}"
+        b = matrices[f"base_model.model.{name}.lora_B.weight"].T * 8 / 4 * factor
+        found = loaded.model.modules_dict[name].lora_b_tensors[lora]
+        torch.testing.assert_close(found, b.half(), rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
