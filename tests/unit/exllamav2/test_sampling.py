@@ -196,7 +196,8 @@ MIXED: Final = (
     row(),
     row(SamplingParams(temperature=2.0), blocked=frozenset({1, 2})),
     row(SamplingParams(top_k=3), top_logprobs=3),
-    row(SamplingParams(top_k=2000, top_p=0.9)),
+    row(SamplingParams(top_k=1200, top_p=0.9)),
+    row(SamplingParams(top_k=50, top_p=0.7)),
     row(SamplingParams(temperature=5.0, top_p=0.99)),  # a second look
     row(SamplingParams(top_p=0.4, min_p=0.1), top_logprobs=0),
 )
@@ -257,7 +258,7 @@ def test_a_row_that_nothing_may_follow_is_named() -> None:
     ]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_any_type_of_logits_and_no_padding_is_chosen(
     dtype: str, temperature: float
@@ -266,10 +267,55 @@ def test_any_type_of_logits_and_no_padding_is_chosen(
     logits[:, 64:] = 100
     logits[:, 9] = 50
     before = logits.clone()
-    rows = [row(SamplingParams(temperature=temperature))] * 2
+    params = SamplingParams(temperature=temperature, logit_bias={3: 1.0})
+    rows = [row(params), row(SamplingParams(temperature=temperature))]
     for found in BatchSampler(64).sample(logits, rows):
         assert found.token_id == 9
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    ("uniform", "token"),
+    [(0.0, 1), (0.49, 1), (0.5, 2), (1 - 2**-53, 2)],
+)
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(top_k=3)])
+def test_a_number_at_an_end_chooses_no_token_without_weight(
+    params: SamplingParams, uniform: float, token: int
+) -> None:
+    """Tokens 1 and 2 share the numbers; what comes before and behind has none."""
+    logits = np.zeros((1, 4), np.float32)
+    one = row(params, uniform=uniform, blocked=frozenset({0, 3}))
+    assert sample(logits, [one])[0].token_id == token
+
+
+def test_no_rounding_of_a_device_s_sums_chooses_a_token_without_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They may differ, and even fall, from one token without weight to the next."""
+    original = torch.Tensor.cumsum
+
+    def uneven(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        sums = original(tensor, dim)
+        if sums.is_floating_point():
+            sums[..., 1::2] += 1e-3
+        return sums
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", uneven)
+    logits = np.zeros((1, 40), np.float32)
+    blocked = frozenset(range(40)) - {0, 20, 30}
+    for params in (SamplingParams(), SamplingParams(top_k=10)):
+        for uniform in np.linspace(0, 1, 997, endpoint=False):
+            found = sample(logits, [row(params, uniform=uniform, blocked=blocked)])
+            assert found[0].token_id in (0, 20, 30)
+
+
+def test_a_repetition_penalty_divides_what_is_above_zero_and_multiplies_the_rest() -> (
+    None
+):
+    params = SamplingParams(temperature=0, repetition_penalty=1.5)
+    above, below = np.array([[0.5, 0.4], [-0.4, -0.5]], np.float32)
+    for line in (above, below):
+        assert sample(line[None], [row(params, prompt_ids=(0,))])[0].token_id == 1
 
 
 def test_penalties_take_ids_as_tensors_and_pass_over_images() -> None:
@@ -289,7 +335,9 @@ def test_a_mask_has_the_last_word_and_may_be_longer_and_not_writable() -> None:
     mask = packed(allowed)
     mask.setflags(write=False)
     one = row(mask=mask, blocked=frozenset({31}))
-    assert sample(np.zeros((1, 40), np.float32), [one])[0].token_id == 31
+    longer = row(mask=np.append(mask, np.int32(-1)))
+    found = sample_together(np.zeros((2, 40), np.float32), [one, longer])
+    assert [each.token_id for each in found] == [31, 31]
 
 
 def test_log_probabilities_are_the_model_s_own() -> None:
