@@ -43,7 +43,9 @@ def tables() -> str:
 def _rows(model: type[BaseModel], table: str) -> Iterator[tuple[str, str, str]]:
     nested = []
     docstrings = _docstrings(model)
-    for name, field in model.model_fields.items():
+    # What has to be given comes first.
+    fields = sorted(model.model_fields.items(), key=lambda f: not f[1].is_required())
+    for name, field in fields:
         inner, many = _section(field)
         if inner is not None:
             nested.append((f"[[{name}]]" if many else f"[{name}]", inner))
