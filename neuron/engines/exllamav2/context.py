@@ -98,6 +98,13 @@ def rope_kind(section: object, config: Any) -> str:
     return str(kind)
 
 
+def unknown_rope(kind: str) -> str | None:
+    """Why the library does not know that scaling; None where it does."""
+    if kind in _KINDS:
+        return None
+    return f"config.json: rope type {kind!r} is not one of {', '.join(_KINDS)}"
+
+
 def library_config(raw: Mapping[str, Any], options: LoadOptions) -> dict[str, Any]:
     """config.json's contents as the library reads them, with the load's YaRN.
 
@@ -125,6 +132,8 @@ def _respell(holder: dict[str, Any]) -> None:
     section = holder.get("rope_scaling")
     parameters = holder.pop("rope_parameters", None)
     if isinstance(parameters, Mapping) and not section:
+        # Where windowed layers have their own, the library knows theirs.
+        parameters = parameters.get("full_attention", parameters)
         for key in _BESIDE:
             if (value := parameters.get(key)) is not None:
                 holder.setdefault(key, value)
@@ -132,12 +141,8 @@ def _respell(holder: dict[str, Any]) -> None:
     if not isinstance(section, Mapping):
         return
     kind = rope_kind(section, holder)
-    if kind not in _KINDS:
-        raise EngineError(
-            f"config.json: rope type {kind!r} is not one of {', '.join(_KINDS)}",
-            code="unsupported",
-            param="model",
-        )
+    if (reason := unknown_rope(kind)) is not None:
+        raise EngineError(reason, code="unsupported", param="model")
     rest = {k: v for k, v in section.items() if k not in ("type", "rope_type")}
     if kind == "yarn":
         rest.setdefault(

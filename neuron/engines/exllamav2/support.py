@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import Final
 
+from neuron.engines.exllamav2.context import rope_kind, unknown_rope
 from neuron.engines.exllamav2.description import Description, UnsupportedModelError
 from neuron.exl2.errors import shown_name
 from neuron.models.errors import ModelError
@@ -62,6 +63,12 @@ def _check_heads(model: Description) -> None:
             f"num_attention_heads {info.heads} is no multiple of "
             f"num_key_value_heads {info.kv_heads}"
         )
+
+
+def _check_positions(model: Description) -> None:
+    kind = rope_kind(model.config.get("rope_scaling"), model.config)
+    if (reason := unknown_rope(kind)) is not None:
+        raise UnsupportedModelError(reason)
 
 
 def _check_quantization(model: Description) -> None:
@@ -181,6 +188,7 @@ def _packed_keys(model: Description) -> Iterator[str]:
 _CHECKS: Final[tuple[Callable[[Description], None], ...]] = (
     _check_architecture,
     _check_heads,
+    _check_positions,
     _check_quantization,
     _check_dtypes,
     _check_packing,

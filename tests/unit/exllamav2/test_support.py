@@ -77,6 +77,8 @@ _DOWN = "model.layers.1.mlp.down_proj"
         ),
         (_settings(head_dim=264), "head_dim 264 is not a multiple of 8"),
         (_settings(head_dim=16), "head_dim 16 is not"),
+        (_settings(rope_scaling={"rope_type": "dynamic"}), "rope type 'dynamic'"),
+        (_settings(rope_parameters={"rope_type": "odd"}), "rope type 'odd'"),
         (_settings(num_key_value_heads=3), "num_attention_heads 8 is no multiple"),
         (_quantization(quant_method="awq"), "quant_method 'awq'"),
         (_dtype("model.layers.0.input_layernorm.weight", "F8_E4M3"), "is F8_E4M3"),
