@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -42,6 +43,7 @@ class GenerationDriver:
         spec: LoadSpec,
         levers: Levers,
         decode_forward: DecodeForward | None = None,
+        spare_pages: int = 0,
     ) -> None:
         """
         Args:
@@ -49,12 +51,15 @@ class GenerationDriver:
             spec: how it was loaded.
             levers: `prefill_chunk` and `device_sampling` are heeded here.
             decode_forward: computes decode steps; the library's own pass where None.
+            spare_pages: at the cache's end, that it keeps for itself.
         """
         self._loaded = loaded
-        self._spec = spec
-        self._decode_forward = decode_forward
+        self._decode = (decode_forward, spare_pages)
         self._masks = ThreadPoolExecutor(_MASK_THREADS, "masks")
+        self._slots = spec.slots
         self.generator = self._new_generator()
+        room = self.generator.max_pages * self.generator.page_size
+        self._spec = replace(spec, cache_tokens=room)
         self._vocab: int = loaded.config.vocab_size
         chooser = Chooser(self._vocab, on_device=levers.device_sampling)
         self._scheduler = Scheduler(
@@ -156,4 +161,4 @@ class GenerationDriver:
             torch.cuda.empty_cache()
 
     def _new_generator(self) -> PagedGenerator:
-        return PagedGenerator(self._loaded, self._spec.slots, self._decode_forward)
+        return PagedGenerator(self._loaded, self._slots, *self._decode)

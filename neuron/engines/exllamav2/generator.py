@@ -6,6 +6,7 @@ in one step, copies the logits of a whole batch to pageable memory and samples t
 """
 
 from collections.abc import Iterator, Sequence
+from operator import is_not
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -32,7 +33,7 @@ class DecodeForward(Protocol):
             ids: int64 [rows, tokens] on the CPU.
             lengths: int32 [rows] on the CPU: tokens in the cache before these.
             table: int32 [rows, pages] on the CPU: where each sequence's pages are,
-                those for `ids` among them; 0 beyond.
+                those for `ids` among them; 0 beyond. To be left as it is.
         """
 
 
@@ -44,13 +45,16 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         loaded: "LoadedModel",
         slots: int,
         decode_forward: DecodeForward | None = None,
+        spare_pages: int = 0,
     ) -> None:
         """
         Args:
             loaded: model and cache; its adapters go into every pass.
             slots: sequences that run at a time.
             decode_forward: computes decode steps; the library's own pass where None.
+            spare_pages: at the cache's end, that no sequence may have.
         """
+        self._spare_pages = spare_pages
         super().__init__(
             loaded.model,
             loaded.cache,
@@ -65,6 +69,13 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         # To the library, an empty list is one with adapters.
         self.current_loras = loaded.loras or None
         self._decode_forward = decode_forward or self._forward
+        self._known_rows: list[torch.Tensor] = []
+        self._known_table = torch.empty(0, 0, dtype=torch.int32)
+
+    def reset_page_table(self) -> None:
+        """Forget what is in the cache; nobody may hold a page."""
+        self.max_pages = self.cache.max_seq_len // self.page_size - self._spare_pages
+        super().reset_page_table()
 
     @property
     def pages_free(self) -> int:
@@ -122,13 +133,20 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(ids, lengths, table), as `DecodeForward` takes them."""
         ids = torch.tensor(tokens, dtype=torch.long)
-        lengths = [job.computed for job in jobs]
-        width = -(-(max(lengths) + ids.shape[1]) // self.page_size)
-        table = torch.zeros((len(jobs), width), dtype=torch.int32)
-        for row, job, length in zip(table, jobs, lengths, strict=True):
-            pages = job.row(length + ids.shape[1])
-            row[: len(pages)] = pages
-        return ids, torch.tensor(lengths, dtype=torch.int32), table
+        lengths = torch.tensor([job.computed for job in jobs], dtype=torch.int32)
+        return ids, lengths, self._table(jobs)
+
+    def _table(self, jobs: Sequence[PagedJob]) -> torch.Tensor:
+        """The jobs' pages; kept until a job or one of its pages is another."""
+        rows = [job.row for job in jobs]
+        known = self._known_rows
+        if len(rows) != len(known) or any(map(is_not, rows, known)):
+            widest = max(map(len, rows))
+            table = torch.zeros((len(rows), widest), dtype=torch.int32)
+            for into, row in zip(table, rows, strict=True):
+                into[: len(row)] = row
+            self._known_rows, self._known_table = rows, table
+        return self._known_table
 
     def _forward(
         self, ids: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor

@@ -23,6 +23,7 @@ class PagedJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             input_ids=torch.tensor([tokens], dtype=torch.long),
             max_new_tokens=pages * page_size - len(tokens),
         )
+        self.page_size = page_size
         self._sequence = self.sequences[0]
         self._tokens = len(tokens)
 
@@ -50,15 +51,20 @@ class PagedJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
     @property
     def reused(self) -> int:
         """Tokens that were in the cache when it needed them."""
-        return int(self.cached_pages * self.generator.page_size + self.cached_tokens)
+        return int(self.cached_pages * self.page_size + self.cached_tokens)
 
     def is_prefill_done(self) -> bool:
         """Whether only the last token is left to compute."""
         return self.computed >= self._tokens - 1
 
-    def row(self, tokens: int) -> torch.Tensor:
-        """Indices of the pages that hold the first `tokens`: int32 [pages], CPU."""
-        return self.get_block_index(self._sequence, tokens)
+    @property
+    def row(self) -> torch.Tensor:
+        """Indices of its pages, int32 [pages] on the CPU; the same object until they
+        change."""
+        if self._sequence.block_index_tensor is None:
+            self.get_block_index(self._sequence, 0)
+        row: torch.Tensor = self._sequence.block_index_tensor
+        return row
 
     def grow(self, pages: int) -> None:
         """Hold so many more, which must be there: those unused longest."""
@@ -74,7 +80,7 @@ class PagedJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
 
     def advance(self, tokens: Sequence[int]) -> None:
         """The next tokens' keys and values are in the cache; full pages get names."""
-        sequence, size = self._sequence, self.generator.page_size
+        sequence, size = self._sequence, self.page_size
         done = 0
         while done < len(tokens):
             index, offset = divmod(sequence.kv_position, size)
@@ -85,7 +91,7 @@ class PagedJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
                 # without it would be taken for the beginning of a prompt.
                 page.prev_hash = self._name_before(index)
             end = offset + len(part)
-            page.sequence[0, offset:end] = torch.tensor(part)
+            page.sequence.numpy()[0, offset:end] = part  # far quicker than by torch
             page.kv_position = end
             page.can_revert = False
             sequence.kv_position += len(part)

@@ -77,6 +77,7 @@ def driving(
     levers: Levers | None = None,
     page_size: int | None = None,
     chunk: int | None = None,
+    spare_pages: int = 0,
 ) -> Iterator[GenerationDriver]:
     """A driver of the model; `page_size` and `chunk` replace the library's page and
     what an idle engine prefills at once."""
@@ -93,7 +94,9 @@ def driving(
             patch.setattr(dynamic, "PAGED_PAGE_SIZE", page_size)
         if chunk is not None:
             patch.setattr(loaded.config, "max_input_len", chunk)
-        driver = GenerationDriver(loaded, spec, levers or Levers())
+        driver = GenerationDriver(
+            loaded, spec, levers or Levers(), spare_pages=spare_pages
+        )
         try:
             yield driver
         finally:
@@ -125,7 +128,7 @@ class TorchEngine(ExLlamaV2Engine):
     ) -> Any:
         progress("weights", 1, 1)
         loaded = loaded_of(spec.info.path, spec.cache_tokens)
-        loaded.model.before_call = self.before_call
+        loaded.model.before_call = type(self).before_call
         return loaded
 
     def _settle(self, loaded: object) -> None:
