@@ -1,9 +1,10 @@
 """Everyone's next token, from one batch of logits."""
 
 from collections.abc import Sequence as Batch
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neuron.engines.base import EngineError, SamplingParams
@@ -32,7 +33,7 @@ class Chooser:
         self._on_device = on_device
 
     def choose(
-        self, logits: Any, batch: Batch[Sequence]
+        self, logits: torch.Tensor, batch: Batch[Sequence]
     ) -> list[Sampled | EngineError]:
         """The next token of each, or why that one has none.
 
@@ -46,7 +47,7 @@ class Chooser:
         rows = []
         for index, sequence in enumerate(batch):
             try:
-                rows.append(_row(sequence))
+                rows.append(_row(sequence, logits.device))
             except EngineError as error:
                 problems[index] = error
                 rows.append(_UNUSED)
@@ -57,15 +58,16 @@ class Chooser:
         return [problems.get(index, choice) for index, choice in enumerate(sampled)]
 
 
-def _problem(logits: Any) -> EngineError:
+def _problem(logits: torch.Tensor) -> EngineError:
     """Why nothing could be chosen from logits [padded vocab]."""
     if not logits.amax().isfinite():
         return NotFiniteError()
     return EngineError("no token is left that may come next", code="sampling_failed")
 
 
-def _row(sequence: Sequence) -> RowSampling:
-    """
+def _row(sequence: Sequence, device: torch.device) -> RowSampling:
+    """What to sample for it, with logits on that device.
+
     Raises:
         EngineError: the request's constraint failed, or leaves nothing.
     """
@@ -76,25 +78,35 @@ def _row(sequence: Sequence) -> RowSampling:
         mask = _packed(allowed)
     elif sequence.must_go_on:
         blocked = request.stop_ids
-    penalized = _is_penalized(request.sampling)
+    penalty = request.sampling.repetition_penalty != 1
     return RowSampling(
         params=request.sampling,
         uniform=sequence.uniforms.at(sequence.generated),
-        prompt_ids=request.prompt_ids if penalized else (),
-        output_ids=sequence.tokens[sequence.prompt_tokens :] if penalized else (),
+        prompt_ids=_distinct_prompt(sequence, device) if penalty else (),
+        output_ids=_output(sequence),
         mask=mask,
         blocked=blocked,
         top_logprobs=request.top_logprobs,
     )
 
 
-def _is_penalized(params: SamplingParams) -> bool:
-    """Whether the tokens so far matter for the next one."""
-    return (
-        params.repetition_penalty != 1
-        or params.frequency_penalty != 0
-        or params.presence_penalty != 0
-    )
+def _distinct_prompt(sequence: Sequence, device: torch.device) -> torch.Tensor:
+    if sequence.distinct_prompt is None:
+        ids = sorted(set(sequence.request.prompt_ids))
+        sequence.distinct_prompt = torch.tensor(ids).to(device)
+    return sequence.distinct_prompt
+
+
+def _output(sequence: Sequence) -> list[int]:
+    """Its tokens so far, if they matter for the next one."""
+    params = sequence.request.sampling
+    if (
+        params.repetition_penalty == 1
+        and params.frequency_penalty == 0
+        and params.presence_penalty == 0
+    ):
+        return []
+    return sequence.tokens[sequence.prompt_tokens :]
 
 
 def _packed(allowed: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -11,7 +11,9 @@ always goes on, since every request fits into an empty pool.
 """
 
 from collections import deque
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+import torch
 
 from neuron.engines.base import (
     EngineError,
@@ -221,7 +223,7 @@ class Scheduler:
         self._take(batch, logits[:, -1], events)
 
     def _take(
-        self, batch: list[Sequence], logits: Any, events: list[EngineEvent]
+        self, batch: list[Sequence], logits: torch.Tensor, events: list[EngineEvent]
     ) -> None:
         """Choose everyone's next token from logits [batch, padded vocab]."""
         choices = self._chooser.choose(logits, batch)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 from neuron.engines.base import GenerationRequest
 from neuron.engines.constrained import Constrained
 from neuron.engines.exllamav2.generator import PagedGenerator
@@ -33,6 +35,8 @@ class Sequence:
     """Whether it ever had pages."""
     prefilled: int = 0
     """Tokens of the prompt that were computed, be it before it was preempted."""
+    distinct_prompt: torch.Tensor | None = None
+    """Tokens of the prompt, each once, where the logits are; once they are needed."""
     retried: bool = False
     """Whether it was queued again after the generator failed."""
 
