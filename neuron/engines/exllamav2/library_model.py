@@ -124,7 +124,7 @@ def make_model(
 
 
 def _device_of(module: Any, places: Sequence[int]) -> int:
-    layer = getattr(module, "layer_idx", None)
+    layer: int | None = getattr(module, "layer_idx", None)
     if layer is not None:
         return places[layer]
     if module.name == "Embedding":

@@ -19,7 +19,7 @@ from neuron.engines.base import (
 )
 from neuron.engines.exllamav2 import devices
 from neuron.engines.exllamav2.backend import Backend
-from neuron.engines.exllamav2.cache_modes import CACHE_MODES, whole_pages
+from neuron.engines.exllamav2.cache_modes import CACHE_MODES
 from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.device_embedding import move_embedding
 from neuron.engines.exllamav2.levers import Levers
@@ -41,10 +41,13 @@ from neuron.engines.exllamav2.tensor_source import TensorSource, supplied
 from neuron.engines.exllamav2.vram import MeasuredMemory, Vram, used_at_start
 from neuron.engines.exllamav2.wanted import wanted_tensors
 from neuron.protocol.paths import state_dir
+from neuron.protocol.types import LoadOptions
 
 log = logging.getLogger(__name__)
 
 _MIB: Final = 1 << 20
+STARTING_BYTES: Final = 96 << 20
+"""What the first pass takes for the code of its kernels and cuBLAS' workspace."""
 _WARM_SHARE: Final = 0.5
 """Of what passes take while they run: so much has to be there after a warm-up."""
 
@@ -195,16 +198,18 @@ class _Work:
     sources: list[TensorSource] = field(default_factory=list)
 
     def run(self) -> LoadedModel:
+        """All of it."""
         load, library = self.load, self.backend.exllamav2
         placed = self._place()
         with self.backend.torch.inference_mode():
-            model = self._model(load.model, placed.layers, "weights")
+            model = self._model(load.model, placed.layers, load.options, "weights")
             cache = self._cache(model, placed)
             draft = None
             if load.draft is not None:
                 assert placed.draft_device is not None
                 at = (placed.draft_device,) * (load.draft.sizes.layers + 1)
-                guesser = self._model(load.draft, at, "draft")
+                # The context that was extended is not the draft's.
+                guesser = self._model(load.draft, at, LoadOptions(), "draft")
                 draft = LoadedDraft(guesser.config, guesser, self._cache(guesser, None))
         for adapter in load.adapters:
             lora = apply_adapter(library, model, load.model, adapter)
@@ -248,7 +253,7 @@ class _Work:
         self.vram.give_back()
 
     def _place(self) -> Placed:
-        room = self.vram.free()
+        room = [max(0, free - STARTING_BYTES) for free in self.vram.free()]
         placed = self.load.place(room)
         if placed is None:
             need = sum(need.total for need in self.load.on_one().needs)
@@ -261,17 +266,22 @@ class _Work:
             )
         return placed
 
-    def _model(self, model: Description, places: tuple[int, ...], stage: str) -> Any:
+    def _model(
+        self,
+        model: Description,
+        places: tuple[int, ...],
+        options: LoadOptions,
+        stage: str,
+    ) -> Any:
         library = self.backend.exllamav2
         memory = self.load.memory_of(model)
-        config = make_config(library, memory, self.load.options)
-        split = self.load.options.tensor_parallel and stage == "weights"
-        if split:
+        config = make_config(library, memory, options)
+        if options.tensor_parallel:
             made = self._split_model(config)
         else:
             made = make_model(library, config, memory, places)
             self.models.append(made)
-            correct_tables(made, memory, self.load.options)
+            correct_tables(made, memory, options)
             # Tables are made in float32, several times their size.
             self.vram.give_back()
             self._fill(made, places[0], stage)
@@ -321,7 +331,7 @@ class _Work:
             model.load_tp(
                 gpu_split=[room] * len(self.vram.devices),
                 callback=follow,
-                expect_cache_tokens=whole_pages(load.cache_tokens),
+                expect_cache_tokens=load.cache_size,
                 expect_cache_base=getattr(library.cache, mode.class_name),
             )
         correct_tables(model, load.memory_of(load.model), load.options)
@@ -332,7 +342,7 @@ class _Work:
         if self.cancelled():
             raise LoadCancelledError
         kind = getattr(library.cache, CACHE_MODES[load.cache_mode].class_name)
-        tokens = whole_pages(load.cache_tokens)
+        tokens = load.cache_size
         if model.tp_context is not None:
             cache = library.ExLlamaV2Cache_TP(model, base=kind, max_seq_len=tokens)
         else:
@@ -356,13 +366,10 @@ def _named(error: BaseException, spec: LoadSpec) -> BaseException:
         return error.with_traceback(None)
     if not isinstance(error, Exception):
         return error
-    name = spec.info.id
-    if (
-        "out of memory" in str(error).lower()
-        or type(error).__name__ == "OutOfMemoryError"
-    ):
+    name, said = spec.info.id, str(error).split("\n", 1)[0]
+    if "out of memory" in said.lower() or type(error).__name__ == "OutOfMemoryError":
         return EngineError(
-            f"{name}: the GPU ran out of memory: {str(error).splitlines()[0]}",
+            f"{name}: the GPU ran out of memory: {said}",
             code="out_of_memory",
             retryable=True,
         )

@@ -266,7 +266,7 @@ def test_load_that_does_not_fit_is_refused_in_numbers(
 ) -> None:
     backend, handles = library
     with pytest.raises(EngineError, match=r"needs \d+ MiB .* free are 4 MiB") as caught:
-        load(backend, spec_of(info_of(folder)), vram=CpuMemory([4 << 20]))
+        load(backend, spec_of(info_of(folder)), vram=CpuMemory([100 << 20]))
     assert (caught.value.code, caught.value.retryable) == ("out_of_memory", True)
     assert not handles.living
 
@@ -297,9 +297,12 @@ def test_settings_that_the_library_must_have(
 
 
 def test_layers_go_to_their_devices(folder: Path, library: tuple[Any, Handles]) -> None:
+    from neuron.engines.exllamav2.loading import STARTING_BYTES
+
     spec = spec_of(info_of(folder), devices=(0, 1), cache_tokens=1 << 17)
     whole = load(library[0], spec).placed.needs[0].total
-    loaded = load(library[0], spec, vram=CpuMemory([whole - (1 << 20), GIB]))
+    almost = whole + STARTING_BYTES - (1 << 20)
+    loaded = load(library[0], spec, vram=CpuMemory([almost, GIB]))
     places = loaded.placed.layers
     assert set(places) == {0, 1}
     modules = loaded.model.modules
@@ -312,13 +315,15 @@ def test_draft_is_loaded_beside_its_model(
     folder: Path, library: tuple[Any, Handles]
 ) -> None:
     info = info_of(folder)
-    options = LoadOptions(draft="d", draft_tokens=3)
+    options = LoadOptions(draft="d", draft_tokens=3, rope_scale=2)
     loaded = load(library[0], spec_of(info, options=options, draft=info))
     assert loaded.draft is not None
     assert loaded.draft.model is not loaded.model
     assert loaded.draft.cache.max_seq_len == loaded.cache.max_seq_len
     assert loaded.draft.config.max_seq_len == loaded.config.max_seq_len
     assert loaded.limits.query_length == 4
+    scales = loaded.config.scale_pos_emb, loaded.draft.config.scale_pos_emb
+    assert scales == (2, 1)
 
 
 def _adapter(folder: Path, rank: int = 4, **settings: Any) -> dict[str, Any]:
