@@ -136,7 +136,6 @@ def _scaled(
 
 
 def _drawn(sums: torch.Tensor, total: torch.Tensor, filters: Filters) -> torch.Tensor:
-    """Where the random number falls; never behind the last that has any weight."""
+    """Where the random number falls."""
     index = torch.searchsorted(sums, filters.uniform * total, right=True)
-    last = torch.searchsorted(sums, total)
-    return index.minimum(last).clamp(max=sums.shape[1] - 1)
+    return index.clamp(max=sums.shape[1] - 1)

@@ -297,7 +297,7 @@ def test_no_rounding_of_a_device_s_sums_chooses_a_token_without_weight(
     def uneven(tensor: torch.Tensor, dim: int) -> torch.Tensor:
         sums = original(tensor, dim)
         if sums.is_floating_point():
-            sums[..., 1::2] += 1e-3
+            sums[..., 1::2] += 0.05
         return sums
 
     monkeypatch.setattr(torch.Tensor, "cumsum", uneven)
@@ -307,6 +307,11 @@ def test_no_rounding_of_a_device_s_sums_chooses_a_token_without_weight(
         for uniform in np.linspace(0, 1, 997, endpoint=False):
             found = sample(logits, [row(params, uniform=uniform, blocked=blocked)])
             assert found[0].token_id in (0, 20, 30)
+    logits = np.full((2, 40), np.log(0.02), np.float32)
+    logits[:, 0] = 0
+    for uniform in np.linspace(0.9, 1, 97, endpoint=False):
+        rows = [row(SamplingParams(top_k=k), uniform=uniform) for k in (2, 10)]
+        assert sample_together(logits, rows)[0].token_id in (0, 1)
 
 
 def test_a_repetition_penalty_divides_what_is_above_zero_and_multiplies_the_rest() -> (
