@@ -22,6 +22,7 @@ from neuron.engines.exllamav2.backend import Backend
 from neuron.engines.exllamav2.cache_modes import CACHE_MODES
 from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.device_embedding import move_embedding
+from neuron.engines.exllamav2.failures import is_out_of_memory
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.library_model import (
     correct_tables,
@@ -367,7 +368,8 @@ def _named(error: BaseException, spec: LoadSpec) -> BaseException:
     if not isinstance(error, Exception):
         return error
     name, said = spec.info.id, str(error).split("\n", 1)[0]
-    if "out of memory" in said.lower() or type(error).__name__ == "OutOfMemoryError":
+    # The extension's own failures to allocate are said in words only.
+    if is_out_of_memory(error) or "out of memory" in said:
         return EngineError(
             f"{name}: the GPU ran out of memory: {said}",
             code="out_of_memory",
