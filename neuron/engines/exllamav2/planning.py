@@ -190,6 +190,7 @@ def _requirements(
             guesser,
             adapters,
             levers.device_embedding,
+            levers.cuda_graphs,
         )
 
     adapters = read_adapters(model, options.loras or ())

@@ -8,7 +8,7 @@ from typing import Final
 from neuron.engines.base import EngineError, LoadSpec
 from neuron.engines.exllamav2.adapters import Adapter, read_adapters
 from neuron.engines.exllamav2.allocator import reserved_bytes
-from neuron.engines.exllamav2.cache_modes import CACHE_MODES, whole_pages
+from neuron.engines.exllamav2.cache_modes import CACHE_MODES, PAGE, whole_pages
 from neuron.engines.exllamav2.description import Description, UnsupportedModelError
 from neuron.engines.exllamav2.drafting import draft_tokens
 from neuron.engines.exllamav2.levers import Levers
@@ -48,6 +48,17 @@ class Requirements:
     draft: Description | None = None
     adapters: tuple[Adapter, ...] = ()
     device_embedding: bool = False
+    cuda_graphs: bool = False
+
+    @property
+    def cache_size(self) -> int:
+        """Tokens that the cache is made for.
+
+        Where decode steps are recorded, a page more, which no sequence ever has.
+        """
+        recorded = self.cuda_graphs and self.device_embedding
+        spare = PAGE if recorded and not self.options.tensor_parallel else 0
+        return whole_pages(self.cache_tokens) + spare
 
     def memory_of(self, model: Description) -> ModelMemory:
         """Needs of the model, or of the one that drafts for it."""
@@ -55,7 +66,7 @@ class Requirements:
             model,
             self.limits,
             self.max_seq_len,
-            CacheShape(CACHE_MODES[self.cache_mode], whole_pages(self.cache_tokens)),
+            CacheShape(CACHE_MODES[self.cache_mode], self.cache_size),
             self.device_embedding,
         )
 
@@ -113,7 +124,7 @@ class Requirements:
             "draft": None if self.draft is None else fingerprint(self.draft),
             "max_seq_len": self.max_seq_len,
             "slots": self.slots,
-            "cache": (self.cache_mode, whole_pages(self.cache_tokens)),
+            "cache": (self.cache_mode, self.cache_size),
             "limits": repr(self.limits),
             "options": self.options.model_dump(include=_SETTINGS),
             "adapters": [sorted(a.layer_bytes.items()) for a in self.adapters],
@@ -143,6 +154,7 @@ def requirements_of(spec: LoadSpec, levers: Levers) -> Requirements:
         None if spec.draft is None else described(spec.draft, "draft"),
         read_adapters(model, spec.options.loras or ()),
         levers.device_embedding,
+        levers.cuda_graphs,
     )
 
 

@@ -163,12 +163,13 @@ def test_caches_are_those_of_the_plan(
     loaded = load(library[0], spec_of(info_of(folder), cache_mode=mode))
     cache = loaded.cache
     held = cache.all_tensors()
-    assert cache.max_seq_len == 512
+    tokens = 512 + 256  # recorded decode steps have a page for themselves
+    assert cache.max_seq_len == tokens
     assert len(held) == tensors * TINY.layers
-    planned = CACHE_MODES[mode].tensors(512, TINY.kv_heads, TINY.head_dim)
+    planned = CACHE_MODES[mode].tensors(tokens, TINY.kv_heads, TINY.head_dim)
     assert sum(t.nbytes for t in held) == TINY.layers * sum(planned)
     shared = [t for pair in getattr(cache, "temp_tensors", {}).values() for t in pair]
-    planned = CACHE_MODES[mode].temporaries(512, TINY.kv_heads, TINY.head_dim)
+    planned = CACHE_MODES[mode].temporaries(tokens, TINY.kv_heads, TINY.head_dim)
     assert [t.nbytes for t in shared] == list(planned)
 
 
