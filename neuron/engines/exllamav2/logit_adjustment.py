@@ -4,7 +4,6 @@ All rows of a part at once, so that a large batch costs no more calls than a sma
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import torch
@@ -15,56 +14,18 @@ from neuron.engines.exllamav2.transfer import upload
 
 Ids = NDArray[np.int64]
 
-_REMEMBERED: Final = 256
 
+def adjust(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
+    """Change fp64 [rows, vocab] in place, each row as its request says.
 
-class LogitAdjuster:
-    """Changes logits as requests say; remembers their prompts between steps."""
-
-    def __init__(self) -> None:
-        self._prompts: dict[int, tuple[object, Ids]] = {}
-        """By identity: the prompt itself, which so stays the only one of that id, and
-        what tokens are in it."""
-
-    def adjust(self, logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
-        """Change fp64 [rows, vocab] in place, each row as its request says.
-
-        In this order: logit_bias, repetition penalty, frequency and presence penalty,
-        then what may come at all.
-        """
-        _add_bias(logits, rows)
-        self._penalize_repetition(logits, rows)
-        _penalize_output(logits, rows)
-        _mask(logits, rows)
-        _block(logits, rows)
-
-    def _penalize_repetition(
-        self, logits: torch.Tensor, rows: Sequence[RowSampling]
-    ) -> None:
-        penalized = [i for i, r in enumerate(rows) if r.params.repetition_penalty != 1]
-        if not penalized:
-            return
-        some = [rows[index] for index in penalized]
-        vocab = logits.shape[1]
-        seen = _spare_column(len(some), logits, torch.bool)
-        ids = [np.append(self._in_prompt(row), _array(row.output_ids)) for row in some]
-        seen.view(-1).index_fill_(0, _spared(ids, seen), True)
-        factors = [[row.params.repetition_penalty] for row in some]
-        factor = upload(factors, logits.dtype, logits.device)
-        where = upload(penalized, torch.int64, logits.device)
-        values = logits[where]
-        changed = torch.where(values > 0, values / factor, values * factor)
-        logits[where] = torch.where(seen[:, :vocab], changed, values)
-
-    def _in_prompt(self, row: RowSampling) -> Ids:
-        """Each token of the prompt once."""
-        known = self._prompts.get(id(row.prompt_ids))
-        if known is None:
-            while len(self._prompts) >= _REMEMBERED:
-                del self._prompts[next(iter(self._prompts))]
-            known = (row.prompt_ids, np.unique(_array(row.prompt_ids)))
-            self._prompts[id(row.prompt_ids)] = known
-        return known[1]
+    In this order: logit_bias, repetition penalty, frequency and presence penalty, then
+    what may come at all.
+    """
+    _add_bias(logits, rows)
+    _penalize_repetition(logits, rows)
+    _penalize_output(logits, rows)
+    _mask(logits, rows)
+    _block(logits, rows)
 
 
 def _add_bias(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
@@ -74,6 +35,37 @@ def _add_bias(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
         ids = _flat([_array(list(bias)) for bias in biases], logits)
         amounts = upload(values, logits.dtype, logits.device)
         logits.view(-1).index_add_(0, ids, amounts)
+
+
+def _penalize_repetition(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
+    penalized = [i for i, r in enumerate(rows) if r.params.repetition_penalty != 1]
+    if not penalized:
+        return
+    some = [rows[index] for index in penalized]
+    seen = _seen(logits, some)
+    factors = [[row.params.repetition_penalty] for row in some]
+    factor = upload(factors, logits.dtype, logits.device)
+    where = upload(penalized, torch.int64, logits.device)
+    values = logits[where]
+    changed = torch.where(values > 0, values / factor, values * factor)
+    logits[where] = torch.where(seen, changed, values)
+
+
+def _seen(logits: torch.Tensor, rows: Sequence[RowSampling]) -> torch.Tensor:
+    """Which tokens are in prompt or output, [rows, vocab]."""
+    vocab = logits.shape[1]
+    seen = _spare_column(len(rows), logits, torch.bool)
+    ids = []
+    for index, row in enumerate(rows):
+        prompt, output = row.prompt_ids, _array(row.output_ids)
+        if isinstance(prompt, torch.Tensor):
+            there = prompt.to(logits.device, torch.int64).clamp(max=vocab)
+            seen[index].index_fill_(0, there, True)
+            ids.append(output)
+        else:
+            ids.append(np.append(_array(prompt), output))
+    seen.view(-1).index_fill_(0, _spared(ids, seen), True)
+    return seen[:, :vocab]
 
 
 def _penalize_output(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
@@ -114,7 +106,7 @@ def _block(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
         logits.view(-1).index_fill_(0, ids, -torch.inf)
 
 
-def _array(ids: Sequence[int] | torch.Tensor) -> Ids:
+def _array(ids: Sequence[int]) -> Ids:
     return np.asarray(ids, np.int64)
 
 

@@ -18,10 +18,10 @@ class RowSampling:
     uniform: float
     """The random number that chooses, in [0, 1)."""
     prompt_ids: Sequence[int] | torch.Tensor
-    """Looked at for a repetition penalty only, and only once: the same object at each
-    step stands for the same ids. A tensor is on the CPU."""
-    output_ids: Sequence[int] | torch.Tensor
-    """Looked at for penalties only. A tensor is on the CPU."""
+    """Looked at for a repetition penalty only. Uploaded at every step, unless it is a
+    tensor where the logits are."""
+    output_ids: Sequence[int]
+    """Looked at for penalties only."""
     mask: NDArray[np.int32] | None
     """Bits of the tokens that may come, token 0 the lowest of the first word; at least
     as many as the model has tokens."""

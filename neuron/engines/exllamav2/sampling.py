@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from neuron.engines.base import TokenLogprobs
-from neuron.engines.exllamav2.logit_adjustment import LogitAdjuster
+from neuron.engines.exllamav2.logit_adjustment import adjust
 from neuron.engines.exllamav2.row_sampling import RowSampling, Sampled
 from neuron.engines.exllamav2.token_choice import (
     FEW,
@@ -37,7 +37,6 @@ class BatchSampler:
 
     def __init__(self, vocab: int) -> None:
         self._vocab = vocab
-        self._adjuster = LogitAdjuster()
 
     def sample(
         self, logits: torch.Tensor, rows: Sequence[RowSampling]
@@ -91,7 +90,7 @@ class BatchSampler:
                 where = upload(part, torch.int64, logits.device)
             some = [rows[index] for index in part]
             adjusted = logits[where].to(torch.float64, copy=True)
-            self._adjuster.adjust(adjusted, some)
+            adjust(adjusted, some)
             finite[where] &= adjusted.amax(-1).isfinite()
             tokens[where], enough[where] = self._choose(adjusted, some, few)
         table = torch.stack([tokens, finite, enough], 1).double()

@@ -366,6 +366,11 @@ def test_log_probabilities_are_the_model_s_own() -> None:
                 output_ids=(1, 1, 2),
             ),
             row(mask=packed(np.ones(1501, bool)), top_logprobs=2),
+            row(
+                SamplingParams(repetition_penalty=1.2),
+                prompt_ids=torch.empty(3, dtype=torch.int64, device="meta"),
+                output_ids=(5,),
+            ),
         ],
     ],
 )
