@@ -51,7 +51,6 @@ class _Recorded:
     host: Any
     device: Any
     repeat: Callable[[], None]
-    logits: Any
 
 
 class DecodeGraphs:
@@ -65,13 +64,23 @@ class DecodeGraphs:
         forward: Forward,
         recorder: Recorder,
         shapes: GraphShapes,
+        logits: Any,
         *,
         spare_page: int,
     ) -> None:
-        """`spare_page` is a page of the cache that no sequence ever holds."""
+        """
+        Args:
+            forward: computes a step.
+            recorder: records it.
+            shapes: for which it is recorded.
+            logits: [rows, q, padded vocab] on the device, for the largest of them;
+                where every step leaves its result.
+            spare_page: a page of the cache that no sequence ever holds.
+        """
         self._forward = forward
         self._recorder = recorder
         self._shapes = shapes
+        self._logits = logits
         self._spare = spare_page
         self._recorded: dict[_Shape, _Recorded] = {}
 
@@ -102,17 +111,29 @@ class DecodeGraphs:
         with self._recorder.stream():
             recorded.device.copy_(recorded.host, non_blocking=True)
             recorded.repeat()
-        return recorded.logits[:count]
+        return self._logits[:count, :q_len]
 
-    def prepare(self, rows: int, q_len: int) -> None:
-        """Record every width for batches of up to `rows`, ahead of serving."""
-        for count in self._shapes.rows:
-            if count > self._shapes.fit(rows, 1)[0]:
-                break
-            for width in self._shapes.widths:
-                shape = _Shape(count, q_len, width)
-                if shape not in self._recorded:
-                    self._recorded[shape] = self._record(shape)
+    def prepare(
+        self, rows: int, q_len: int, progress: Callable[[int, int], None]
+    ) -> None:
+        """Record every shape for batches of up to `rows`, ahead of serving.
+
+        Args:
+            rows: sequences that decode at once.
+            q_len: tokens that each computes in a step.
+            progress: told (done, total) after each shape.
+        """
+        most = self._shapes.fit(rows, 1)[0]
+        shapes = [
+            _Shape(count, q_len, width)
+            for count in self._shapes.rows
+            if count <= most
+            for width in self._shapes.widths
+        ]
+        for done, shape in enumerate(shapes, start=1):
+            if shape not in self._recorded:
+                self._recorded[shape] = self._record(shape)
+            progress(done, len(shapes))
 
     def _record(self, shape: _Shape) -> _Recorded:
         host, device = self._recorder.buffer(shape.numbers)
@@ -120,10 +141,11 @@ class DecodeGraphs:
             # Recording computes, and no real page may be touched.
             shape.parts(block)[2].fill_(self._spare)
         ids, lengths, table = shape.parts(device)
-        repeat, logits = self._recorder.record(
-            lambda: self._forward(ids.long(), lengths, table)
+        result = self._logits[: shape.rows, : shape.q_len]
+        repeat = self._recorder.record(
+            lambda: result.copy_(self._forward(ids.long(), lengths, table))
         )
-        return _Recorded(host, device, repeat, logits)
+        return _Recorded(host, device, repeat)
 
     def _fill(
         self, shape: _Shape, block: Any, ids: Any, lengths: Any, table: Any

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-Step = Callable[[], Any]
-"""Launches work on tensors that stay where they are; returns one of them."""
+Step = Callable[[], object]
+"""Launches work on tensors that stay where they are."""
 
 
 class Recorder(Protocol):
@@ -14,8 +14,8 @@ class Recorder(Protocol):
     def buffer(self, numbers: int) -> tuple[Any, Any]:
         """int32 [numbers], once on the host and once on the device, zeroed."""
 
-    def record(self, step: Step) -> tuple[Callable[[], None], Any]:
-        """(a function that repeats `step`, the tensor that it writes)."""
+    def record(self, step: Step) -> Callable[[], None]:
+        """A function that repeats `step`."""
 
     def stream(self) -> AbstractContextManager[object]:
         """What is launched inside runs in order with the recorded work."""
@@ -40,21 +40,20 @@ class CudaRecorder:
         host = zeros(numbers, dtype=ints, pin_memory=True)
         return host, zeros(numbers, dtype=ints, device=self._device)
 
-    def record(self, step: Step) -> tuple[Callable[[], None], Any]:
-        # Once for real: kernels are compiled, and libraries allocate what they keep.
+    def record(self, step: Step) -> Callable[[], None]:
+        # Whatever `step` sets as its stream, it has to be the one that records.
         with self._cuda.stream(self._stream):
+            # Once for real: kernels compile, and libraries allocate what they keep.
             step()
-        self._stream.synchronize()
-        graph = self._cuda.CUDAGraph()
-        # The library sets its own stream in every call: the capture must be there too.
-        with self._cuda.graph(
-            graph,
-            pool=self._pool,
-            stream=self._stream,
-            capture_error_mode="thread_local",
-        ):
-            output = step()
-        return graph.replay, output
+            self._stream.synchronize()
+            graph = self._cuda.CUDAGraph()
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                step()
+            finally:
+                graph.capture_end()
+        repeat: Callable[[], None] = graph.replay
+        return repeat
 
     def stream(self) -> AbstractContextManager[object]:
         context: AbstractContextManager[object] = self._cuda.stream(self._stream)

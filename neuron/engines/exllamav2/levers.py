@@ -28,6 +28,9 @@ class Levers:
     """Keep the token embedding on the GPU instead of in system memory."""
     warmup: bool = True
     """Compute common shapes at load, so that the first requests are not slow."""
+    triton_gemm: bool = False
+    """Multiply for 5 to 64 rows on tensor cores, in recorded steps; not measured yet
+    against the library's kernels, and so off."""
     prefill_chunk: int = 1024
     """Prompt tokens computed in one step while others decode: bounds what they wait."""
 

@@ -21,15 +21,19 @@ VOCAB = 8
 
 
 class AgainRecorder:
-    """Repeats a step by calling it, into the tensor of the first time."""
+    """Repeats a step by calling it."""
 
     def buffer(self, numbers: int) -> tuple[Any, Any]:
         zeros = torch.zeros(numbers, dtype=torch.int32)
         return zeros, zeros.clone()
 
-    def record(self, step: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        output = step()
-        return lambda: output.copy_(step()), output
+    def record(self, step: Callable[[], object]) -> Callable[[], None]:
+        step()
+
+        def repeat() -> None:
+            step()
+
+        return repeat
 
     def stream(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -75,7 +79,9 @@ def model() -> Model:
 @pytest.fixture
 def graphs(model: Model) -> DecodeGraphs:
     shapes = GraphShapes.of(16, 32)
-    return DecodeGraphs(model.forward, AgainRecorder(), shapes, spare_page=SPARE)
+    logits = torch.full((16, 4, VOCAB), float("nan"))
+    recorder = AgainRecorder()
+    return DecodeGraphs(model.forward, recorder, shapes, logits, spare_page=SPARE)
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 16])
@@ -111,7 +117,9 @@ def test_a_shape_is_recorded_once(graphs: DecodeGraphs) -> None:
 def test_prepares_every_width_of_every_batch_up_to_a_size(
     graphs: DecodeGraphs, model: Model
 ) -> None:
-    graphs.prepare(rows=5, q_len=1)
+    told: list[tuple[int, int]] = []
+    graphs.prepare(rows=5, q_len=1, progress=lambda *done: told.append(done))
+    assert told == [(done, 15) for done in range(1, 16)]
     assert len(graphs) == 5 * 3  # of 1, 2, 3, 4 and 8 rows
     assert model.written == {SPARE}
     recorded = len(model.calls)
