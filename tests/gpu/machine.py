@@ -1,7 +1,12 @@
-"""The machine under test, and what it reaches by itself."""
+"""The machine under test, and what it reaches by itself.
+
+`python -m tests.gpu.machine OUT [FILE]` notes the machine and versions, or with a large
+FILE the ceilings.
+"""
 
 import os
 import platform
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,7 +14,9 @@ from statistics import median
 from time import perf_counter
 from typing import Final
 
-from tests.gpu.results import Ceilings, Machine
+from neuron.engines.exllamav2.gpus import find_gpus
+from neuron.engines.exllamav2.installed import torch_build
+from tests.gpu.results import Ceilings, Machine, Notebook
 
 _GIB: Final = 1 << 30
 _COPY_BYTES: Final = 4 * _GIB
@@ -18,15 +25,14 @@ _REPEATS: Final = 7
 
 
 def machine() -> Machine:
-    """The first GPU, and its host."""
-    import torch
-
-    properties = torch.cuda.get_device_properties(0)
+    """The first GPU, and its host; CUDA is not started."""
+    found = find_gpus()
+    gpu = found.devices[0] if found.devices else None
     return Machine(
-        gpu=properties.name,
-        vram_gib=round(properties.total_memory / _GIB, 1),
-        compute_capability=f"{properties.major}.{properties.minor}",
-        driver=_driver(),
+        gpu="none" if gpu is None else gpu.name,
+        vram_gib=0.0 if gpu is None else round(_vram(gpu.index) / _GIB, 1),
+        compute_capability="".join(found.architectures[:1]),
+        driver=found.driver or "none",
         cpu=_processor(),
         cores=len(os.sched_getaffinity(0)),
         ram_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB),
@@ -35,10 +41,10 @@ def machine() -> Machine:
 
 def versions() -> dict[str, str]:
     """Of all that numbers depend on."""
-    import torch
-
-    found = {"Python": platform.python_version(), "CUDA": str(torch.version.cuda)}
-    for package in ("torch", "triton", "exllamav2", "flash-attn"):
+    found = {"Python": platform.python_version()}
+    if (torch := torch_build()) is not None and torch.cuda is not None:
+        found["CUDA"] = torch.cuda
+    for package in ("torch", "triton", "exllamav2", "flash-attn", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -101,14 +107,15 @@ def _file_read(file: Path) -> float:
     return file.stat().st_size / min(times) / 1e9
 
 
-def _driver() -> str:
-    from pynvml import nvmlInit, nvmlShutdown, nvmlSystemGetDriverVersion
+def _vram(index: int) -> int:
+    import pynvml
 
-    nvmlInit()
+    pynvml.nvmlInit()
     try:
-        return str(nvmlSystemGetDriverVersion())
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
     finally:
-        nvmlShutdown()
+        pynvml.nvmlShutdown()
 
 
 def _processor() -> str:
@@ -116,3 +123,17 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def main() -> int:
+    """Note what the arguments ask for."""
+    notebook = Notebook(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        notebook.add(ceilings=ceilings(Path(sys.argv[2])))
+    else:
+        notebook.add(machine=machine(), versions=versions())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

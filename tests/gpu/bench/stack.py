@@ -2,13 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 
+from neuron.engines.exllamav2.extension import FOLDER_VARIABLE, extensions_dir
+from neuron.engines.exllamav2.levers import PREFIX
 from tests.gpu.bench.measure import NEW_TOKENS, PROMPT_TOKENS, Clock, prompts
 from tests.support.processes import (
     Process,
@@ -22,26 +25,47 @@ _LOOKS: Final = 300
 
 
 @contextmanager
-def running_stack(models: Path, environ: dict[str, str]) -> Iterator[Process]:
-    """A gateway in front of one neuron that serves the folders in `models`.
+def running_stack(
+    folder: Path, entry: Mapping[str, object], environ: dict[str, str]
+) -> Iterator[Process]:
+    """A gateway in front of one neuron.
+
+    Args:
+        folder: the model that is served.
+        entry: the rest of what models.toml says of it.
+        environ: of the neuron, beside its home's.
 
     Yields:
         The gateway.
     """
     with temporary_home() as home:
-        home.config_file("neuron.toml", f"models_dirs = [{json.dumps(str(models))}]\n")
+        root = json.dumps(str(folder.parent))
+        home.config_file("neuron.toml", f"models_dirs = [{root}]\n")
+        lines = {"id": folder.name, **entry}
+        said = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
+        home.config_file("models.toml", f"[[models]]\n{said}")
         with running_neuron(home, environ=environ) as neuron:
-            entry = f'[[neurons]]\nname = "gpu"\nendpoint = "{neuron.url}"\n'
-            home.config_file("cortex.toml", entry)
+            known = f'[[neurons]]\nname = "gpu"\nendpoint = "{neuron.url}"\n'
+            home.config_file("cortex.toml", known)
             with running_gateway(home) as gateway:
                 yield gateway
 
 
-async def load(gateway: str, model: str, **fields: Any) -> None:
-    """Load `model`; `fields` are those of the gateway's load request."""
+def serving_environ() -> dict[str, str]:
+    """What a neuron in a home of its own has to be told of this process's."""
+    levers = {k: v for k, v in os.environ.items() if k.startswith(PREFIX)}
+    kernels = os.environ.get("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
+    return levers | {
+        FOLDER_VARIABLE: str(extensions_dir().parent),
+        "TRITON_CACHE_DIR": kernels,
+    }
+
+
+async def load(gateway: str, model: str) -> None:
+    """Load `model`, once the gateway has heard of it."""
     async with aiohttp.ClientSession(gateway, timeout=_DEADLINE) as http:
         await _heard_of(http, model)
-        body = {"model": model, **fields}
+        body = {"model": model}
         async with http.post("/admin/v1/models/load", json=body) as answer:
             if answer.status != 200:
                 raise RuntimeError(f"{model} was not loaded: {await answer.text()}")

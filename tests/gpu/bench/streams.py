@@ -59,9 +59,14 @@ class PlainStreams:
 
     def step(self) -> Iterator[str]:
         for result in self._generator.iterate():
-            tokens = result.get("token_ids")
-            if tokens is not None:
-                yield from [result["identifier"]] * tokens.shape[-1]
+            # One for each token, although a token may be held back until its text is
+            # complete.
+            if result["stage"] == "streaming":
+                yield result["identifier"]
 
     def busy(self) -> bool:
         return bool(self._generator.num_remaining_jobs())
+
+    def close(self) -> None:
+        """Let go of the generator, and of the model and cache that it refers to."""
+        self._generator = None

@@ -1,0 +1,5 @@
+"""Writes the newest results into the README."""
+
+from tests.gpu.results.readme import README, with_results
+
+README.write_text(with_results(README.read_text("utf-8")), encoding="utf-8")

@@ -1,0 +1,206 @@
+"""One run: what is built and written, checked and measured, in which order.
+
+The most important comes first, since time may run out. Whatever happens, the results
+are written.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from neuron.engines.exllamav2.extension import FOLDER_VARIABLE, MODULE
+from neuron.engines.exllamav2.levers import PREFIX, Levers
+from tests.gpu import outcomes
+from tests.gpu.models import model_name
+from tests.gpu.results import Results, read_findings
+from tests.gpu.steps import Runner, Step
+
+PARTS: Final = ("checks", "bench", "levers", "stack")
+_ROOT: Final = Path(__file__).parents[2]
+_MODELS_BYTES: Final = 9 << 30
+_SHARED_MEMORY: Final = Path("/dev/shm")
+_BENCH: Final = ("-m", "tests.gpu.bench")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much a run measures."""
+
+    engine: str
+    sizes: tuple[str, ...]
+    """Models, the most telling one first."""
+    batches: str
+    prompts: str
+    few: str
+    """Batches at which levers are measured."""
+    extra: tuple[str, ...] = ()
+    """Further arguments of every benchmark."""
+
+
+FULL: Final = Scale("exllamav2", ("8b", "1b"), "1,4,16,64", "512,4096", "1,16")
+QUICK: Final = Scale("reference", ("tiny",), "1,2", "256", "1", ("--warm", "24"))
+"""Where there is no GPU: the script itself, with the CPU engine as both sides."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A run under way."""
+
+    parts: Sequence[str] = PARTS
+    scale: Scale = FULL
+    within_s: float = 465.0
+    extension: Path | None = None
+    """What was built elsewhere."""
+    commit: str = ""
+    _began: float = field(default_factory=time.monotonic)
+    _date: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def run(self) -> Results:
+        """Everything; ends early where it is interrupted."""
+        results = Results(
+            date=self._date.isoformat(timespec="seconds"),
+            commit=self.commit or _commit(),
+            seconds=0.0,
+        )
+        with tempfile.TemporaryDirectory(
+            prefix="gpu-run-", ignore_cleanup_errors=True
+        ) as name:
+            folder = Path(name)
+            models = _models_folder(folder)
+            runner = Runner(folder, self.within_s, self._environ(folder, models))
+            try:
+                self._steps(runner, folder, models)
+            except KeyboardInterrupt:
+                runner.notes.append("the run was interrupted")
+            finally:
+                runner.stop()
+                self._collect(results, runner, folder)
+                if not models.is_relative_to(folder):
+                    shutil.rmtree(models, ignore_errors=True)
+        return results
+
+    def _environ(self, folder: Path, models: Path) -> dict[str, str]:
+        """Of every step: nothing learned by earlier runs, and nothing left for later
+        ones but compiled kernels."""
+        environ = dict(os.environ) | {
+            "PYTHONUNBUFFERED": "1",
+            "XDG_STATE_HOME": str(folder / "state"),
+            "GPU_RUN_MODELS": str(models),
+            outcomes.FILE: str(folder / "checks.json"),
+        }
+        if self.extension is not None:
+            if any(self.extension.glob(f"{MODULE}*.so")):
+                known = environ.get("PYTHONPATH")
+                paths = [str(self.extension), *([known] if known else [])]
+                environ["PYTHONPATH"] = os.pathsep.join(paths)
+            else:
+                environ[FOLDER_VARIABLE] = str(self.extension)
+        return environ
+
+    def _steps(self, runner: Runner, folder: Path, models: Path) -> None:
+        def out(name: str) -> str:
+            return str(folder / f"{name}.json")
+
+        runner.run(Step("machine", ["-m", "tests.gpu.machine", out("machine")], 40))
+        if not self._prepare(runner, models):
+            return
+        largest = next((models / model_name(self.scale.sizes[0])).glob("*.safetensors"))
+        ceilings = ["-m", "tests.gpu.machine", out("ceilings"), str(largest)]
+        if "bench" in self.parts and self.scale is FULL:
+            runner.run(Step("ceilings", ceilings, 40))
+        if "checks" in self.parts:
+            checks = ["-m", "pytest", "-n", "0", "-q", "-p", "tests.gpu.outcomes"]
+            runner.run(Step("checks", [*checks, "tests/gpu"], 150))
+        for step in self._benchmarks(models, out):
+            runner.run(step)
+
+    def _prepare(self, runner: Runner, models: Path) -> bool:
+        """Extension and models, at the same time; whether both are there."""
+        writing = ["-m", "tests.gpu.models", str(models), *self.scale.sizes]
+        started = [runner.start(Step("models", writing, 150))]
+        if self.scale is FULL and self.extension is None:
+            build = ["-m", "neuron", "build-ext"]
+            started.append(runner.start(Step("extension", build, 300)))
+        finished = [runner.finish(running) for running in started]
+        return all(finished)
+
+    def _benchmarks(self, models: Path, out: Callable[[str], str]) -> list[Step]:
+        scale, found = self.scale, []
+
+        def bench(name: str, what: str, size: str, deadline: float, *more: str) -> None:
+            model = str(models / model_name(size))
+            arguments = [*_BENCH, what, out(name), model, "--engine", scale.engine]
+            found.append(
+                Step(name, [*arguments, *more, *scale.extra], deadline, _lever(more))
+            )
+
+        first, *others = scale.sizes
+        compared = ("--batches", scale.batches, "--prompts", scale.prompts)
+        if "bench" in self.parts:
+            bench(f"bench-{first}", "compare", first, 110, *compared)
+        if "stack" in self.parts:
+            bench(f"stack-{first}", "stack", first, 70, "--batches", scale.batches)
+        for size in others:
+            if "bench" in self.parts:
+                bench(f"bench-{size}", "compare", size, 70, *compared)
+        if "bench" in self.parts:
+            size = scale.sizes[-1]
+            bench(f"memory-{size}", "memory", size, 60)
+        if "levers" in self.parts:
+            for changed in changed_levers():
+                few = ("--batches", scale.few, "--changed", changed)
+                bench(f"lever-{changed}", "lever", first, 50, *few)
+        return found
+
+    def _collect(self, results: Results, runner: Runner, folder: Path) -> None:
+        for file in sorted(folder.glob("*.json")):
+            results.take(read_findings(file))
+        results.notes += runner.notes
+        results.seconds = round(time.monotonic() - self._began, 1)
+
+
+def changed_levers() -> list[str]:
+    """Each switch of the engine, as it is not by default: `cuda_graphs=off`."""
+    return [
+        f"{lever.name}={'off' if lever.default else 'on'}"
+        for lever in fields(Levers)
+        if isinstance(lever.default, bool)
+    ]
+
+
+def _lever(arguments: Sequence[str]) -> dict[str, str]:
+    """The environment that a step's `--changed` speaks of."""
+    if "--changed" not in arguments:
+        return {}
+    name, _, value = arguments[arguments.index("--changed") + 1].partition("=")
+    return {PREFIX + name.upper(): value}
+
+
+def _models_folder(fallback: Path) -> Path:
+    """In memory where there is room: loads are to be as fast as they can."""
+    try:
+        if shutil.disk_usage(_SHARED_MEMORY).free >= _MODELS_BYTES:
+            return Path(tempfile.mkdtemp(prefix="gpu-run-", dir=_SHARED_MEMORY))
+    except OSError:
+        pass  # there is none
+    models = fallback / "models"
+    models.mkdir()
+    return models
+
+
+def _commit() -> str:
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=_ROOT, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except OSError:
+        return "unknown"
+    return asked.stdout.strip() or "unknown"
