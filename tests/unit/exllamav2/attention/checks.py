@@ -1,4 +1,4 @@
-"""What is checked of the kernels; called in a process that interprets them."""
+"""What is checked of the kernels: interpreted, and on a GPU."""
 
 from typing import Any, Final
 
@@ -17,11 +17,12 @@ _TOLERANCE: Final = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 _MODULES: Final = {"launch": launch, "plain": plain}
 
 
-def agrees(case: Case, module: str = "launch") -> None:
+def agrees(case: Case, module: str = "launch", device: str = "cpu") -> None:
     """Cache bit for bit, result within the rounding of its type."""
     use: Any = _MODULES[module]
     call = Call.of(case)
     wanted, wanted_cache = expected_result(call), expected_cache(call)
+    call = call.on(device)
     new_tokens = 0
     if call.keys is not None:
         use.append(call.keys, call.values, call.cache, call.lengths)
@@ -32,10 +33,11 @@ def agrees(case: Case, module: str = "launch") -> None:
     _assert_close(got, wanted)
 
 
-def agrees_as_called(case: Case) -> None:
+def agrees_as_called(case: Case, device: str = "cpu") -> None:
     """The same through flash-attn's own function, with exllamav2's arguments."""
     call = Call.of(case)
     wanted, wanted_cache = expected_result(call), expected_cache(call)
+    call = call.on(device)
     more: dict[str, Any] = {}
     if case.window != (-1, -1):
         more["window_size"] = case.window
@@ -71,9 +73,11 @@ def agrees_by_position(case: Case) -> None:
     _assert_close(out, wanted)
 
 
-def agrees_without_cache(case: Case) -> None:
+def agrees_without_cache(case: Case, device: str = "cpu") -> None:
     """Queries over keys that are slices of something larger."""
     call = Call.of(case)
+    wanted = expected_result(call)
+    call = call.on(device)
     length = case.lengths[0]
     keys, values = (t[:, :length] for t in (call.cache.keys, call.cache.values))
     got = flash.flash_attn_func(
@@ -84,7 +88,7 @@ def agrees_without_cache(case: Case) -> None:
         window_size=case.window,
         softcap=case.softcap,
     )
-    _assert_close(got, expected_result(call))
+    _assert_close(got, wanted)
 
 
 def stays_within_its_table() -> None:
@@ -148,8 +152,9 @@ def reaches_the_end_of_a_large_cache() -> None:
 def _assert_close(got: torch.Tensor, wanted: torch.Tensor) -> None:
     assert got.shape == wanted.shape
     tolerance = _TOLERANCE[got.dtype]
-    torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance)
+    got = got.cpu().double()
+    torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool(torch.equal(one.view(torch.int16), other.view(torch.int16)))
+    return bool(torch.equal(one.cpu().view(torch.int16), other.view(torch.int16)))

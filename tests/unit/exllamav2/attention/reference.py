@@ -20,7 +20,7 @@ class Call:
     mask: Mask
 
     @classmethod
-    def of(cls, case: Case, device: str = "cpu") -> "Call":
+    def of(cls, case: Case) -> "Call":
         """Random, but the same each time."""
         random = torch.Generator().manual_seed(7)
         dtype = getattr(torch, case.dtype)
@@ -43,6 +43,22 @@ class Call:
         mask = Mask.of(query, None, case.causal, case.window, case.softcap)
         lengths = torch.tensor(case.lengths, dtype=torch.int32)
         return cls(query, keys, values, cache, lengths, mask)
+
+    def on(self, device: str) -> "Call":
+        """The same, its tensors moved."""
+        cache = self.cache
+        return Call(
+            self.query.to(device),
+            None if self.keys is None else self.keys.to(device),
+            None if self.values is None else self.values.to(device),
+            Cache(
+                cache.keys.to(device),
+                cache.values.to(device),
+                None if cache.table is None else cache.table.to(device),
+            ),
+            self.lengths.to(device),
+            self.mask,
+        )
 
 
 def _empty_cache(case: Case, dtype: torch.dtype, random: torch.Generator) -> Cache:
