@@ -71,7 +71,7 @@ class TensorSource:
         return self._staging.stats
 
     def has(self, key: str) -> bool:
-        """Whether a tensor is on its way."""
+        """Whether a tensor is on its way and was not taken yet."""
         return (key, False) in self._index or (key, True) in self._index
 
     def start(self) -> None:
@@ -99,8 +99,8 @@ class TensorSource:
         if self._cancelled():
             raise LoadCancelledError
         on_host = torch.device(device).type == "cpu"
-        here = (key, on_host)
-        index = self._index[here if here in self._index else (key, not on_host)]
+        where = on_host if (key, on_host) in self._index else not on_host
+        index = self._index.pop((key, where))
         tensor = self._staging.wait(index).view(self._wanted[index].shape)
         if self._wanted[index].passing:
             # It is made into something else, and kept by nobody.

@@ -10,7 +10,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from neuron.exl2.header import ITEM_BYTES
+from neuron.models.bundled import bundled_root
 from neuron.models.info import ModelInfo
 from neuron.models.inspect import inspect_model
 from tests.support.synthetic_model import LLAMA_8B, ModelShape
@@ -88,8 +91,14 @@ def config_of(shape: ModelShape, kind: str = "exl2", **changes: Any) -> dict[str
     return {k: v for k, v in {**config, **changes}.items() if v is not None}
 
 
-def write(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> ModelInfo:
-    """Make the folder and inspect it."""
+def write(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    *,
+    seed: int | None = None,
+) -> ModelInfo:
+    """Make the folder and inspect it; with a seed its tensors are random numbers."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     vocabulary = {f"t{i}": i for i in range(16)}
@@ -108,8 +117,31 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> ModelInf
     text += b" " * (-len(text) % 8)
     with (folder / "model.safetensors").open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
+        if seed is not None:
+            rng = np.random.default_rng(seed)
+            for name, (dtype, shape) in tensors.items():
+                stream.write(_contents(name, dtype, shape, rng))
         stream.truncate(8 + len(text) + end)
     return inspect_model(folder, folder.name)
+
+
+def _contents(
+    name: str, dtype: str, shape: Sequence[int], rng: np.random.Generator
+) -> bytes:
+    if name.endswith(".q_invperm"):
+        return rng.permutation(shape[0]).astype("<i4").tobytes()
+    if name.endswith(".q_groups"):
+        groups = shape[0] // 2
+        pairs = [(4, GROUP * 4 // 32 * group) for group in range(groups)]
+        return np.array(pairs, "<i2").tobytes()
+    if dtype == "BF16":
+        wide = rng.standard_normal(shape).astype("<f4").view("<u4")
+        return (wide >> 16).astype("<u2").tobytes()
+    if dtype == "F16":
+        return rng.standard_normal(shape).astype("<f2").tobytes()
+    return (
+        rng.integers(-(1 << 31), 1 << 31, shape, dtype=np.int64).astype("<i4").tobytes()
+    )
 
 
 def write_llama(
@@ -117,3 +149,9 @@ def write_llama(
 ) -> ModelInfo:
     """A Llama of that shape in that format."""
     return write(folder, config_of(shape, kind, **changes), llama(shape, kind))
+
+
+def with_the_bundled_tokenizer(folder: Path) -> None:
+    """Replace the tokenizer by one that the library can load."""
+    tokenizer = bundled_root() / "tinystories-15m" / "tokenizer.json"
+    (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())

@@ -119,7 +119,7 @@ def test_tensors_are_those_that_the_library_loads(
 def test_other_formats(tmp_path: Path, library: tuple[Any, Handles], kind: str) -> None:
     backend, handles = library
     info = hollow.write_llama(tmp_path / "m", kind=kind)
-    _with_the_bundled_tokenizer(info.path)
+    hollow.with_the_bundled_tokenizer(info.path)
     loaded = load(backend, spec_of(info))
     assert handles.counts["q_matrix"] == (21 if kind == "gptq" else 0)
     linears = [t for k, t in tensors_of(loaded.model).items() if "proj" in k]
@@ -127,11 +127,6 @@ def test_other_formats(tmp_path: Path, library: tuple[Any, Handles], kind: str) 
     if kind == "fp16":
         assert {t.dtype for t in linears} == {torch.float16}
         assert loaded.model.device_context[0].scratch is None
-
-
-def _with_the_bundled_tokenizer(path: Path) -> None:
-    tokenizer = (bundled_root() / "tinystories-15m" / "tokenizer.json").read_bytes()
-    (path / "tokenizer.json").write_bytes(tokenizer)
 
 
 def test_bytes_are_those_of_the_plan(
