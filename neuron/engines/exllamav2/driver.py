@@ -17,7 +17,7 @@ from neuron.engines.base import (
 from neuron.engines.constrained import Constrained
 from neuron.engines.exllamav2 import failures
 from neuron.engines.exllamav2.choosing import Chooser
-from neuron.engines.exllamav2.generator import DecodeForward, PagedGenerator
+from neuron.engines.exllamav2.generator import DecodeSteps, PagedGenerator
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.scheduler import Scheduler
 from neuron.engines.exllamav2.sequence import Sequence
@@ -42,19 +42,17 @@ class GenerationDriver:
         loaded: "LoadedModel",
         spec: LoadSpec,
         levers: Levers,
-        decode_forward: DecodeForward | None = None,
-        spare_pages: int = 0,
+        steps: DecodeSteps | None = None,
     ) -> None:
         """
         Args:
             loaded: the model.
             spec: how it was loaded.
             levers: `prefill_chunk` and `device_sampling` are heeded here.
-            decode_forward: computes decode steps; the library's own pass where None.
-            spare_pages: at the cache's end, that it keeps for itself.
+            steps: compute decode steps; the library's own pass where None.
         """
         self._loaded = loaded
-        self._decode = (decode_forward, spare_pages)
+        self._decode_steps = steps
         self._masks = ThreadPoolExecutor(_MASK_THREADS, "masks")
         self._slots = spec.slots
         self.generator = self._new_generator()
@@ -161,4 +159,4 @@ class GenerationDriver:
             torch.cuda.empty_cache()
 
     def _new_generator(self) -> PagedGenerator:
-        return PagedGenerator(self._loaded, self._slots, *self._decode)
+        return PagedGenerator(self._loaded, self._slots, self._decode_steps)

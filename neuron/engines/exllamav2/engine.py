@@ -14,6 +14,7 @@ from neuron.engines.base import (
     EngineStats,
     GenerationRequest,
     HostMemory,
+    LoadCancelledError,
     LoadSpec,
     ProgressCallback,
 )
@@ -26,6 +27,7 @@ from neuron.protocol.types import EngineInfo, LoadPlan, LoadRequest
 
 if TYPE_CHECKING:
     from neuron.engines.exllamav2.driver import GenerationDriver
+    from neuron.engines.exllamav2.generator import DecodeSteps
     from neuron.engines.exllamav2.loading import LoadedModel
 
 
@@ -88,15 +90,13 @@ class ExLlamaV2Engine:
         levers = Levers.read()
         loaded = self._load_model(spec, levers, progress, cancelled)
         try:
-            from neuron.engines.exllamav2.driver import GenerationDriver
-
-            driver = GenerationDriver(loaded, spec, levers)
+            driver = self._drive(loaded, spec, levers, progress, cancelled)
+            self._settle(loaded)
         except BaseException as error:
             traceback.clear_frames(error.__traceback__)  # they may hold the cache
             self._free(loaded)
             raise
         self._running = _Running(loaded, driver)
-        self._settle(loaded)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -156,6 +156,53 @@ class ExLlamaV2Engine:
         from neuron.engines.exllamav2 import loading
 
         loading.settle(loaded)
+
+    def _drive(
+        self,
+        loaded: "LoadedModel",
+        spec: LoadSpec,
+        levers: Levers,
+        progress: ProgressCallback,
+        cancelled: Callable[[], bool],
+    ) -> "GenerationDriver":
+        """With decode steps that are recorded, if they can be, and all of it warm.
+
+        Raises:
+            LoadCancelledError: `cancelled()` became true.
+            EngineError: the model computes nothing on this host.
+        """
+        from neuron.engines.exllamav2.driver import GenerationDriver
+        from neuron.engines.exllamav2.rehearsal import rehearse
+
+        def check() -> None:
+            if cancelled():
+                raise LoadCancelledError
+
+        def report(done: int, total: int) -> None:
+            check()
+            progress("warmup", done, total)
+
+        steps = self._decode_steps(loaded, levers, report)
+        if levers.warmup:
+            longest = min(spec.max_seq_len, spec.cache_tokens)
+            rehearse(GenerationDriver(loaded, spec, levers, steps), longest, check)
+        return GenerationDriver(loaded, spec, levers, steps)
+
+    def _decode_steps(
+        self,
+        loaded: "LoadedModel",
+        levers: Levers,
+        report: Callable[[int, int], None],
+    ) -> "DecodeSteps | None":
+        """Recorded ones; None for the library's own forward pass."""
+        from neuron.engines.exllamav2 import decoding
+        from neuron.engines.exllamav2.backend import load_backend
+
+        backend = load_backend()
+        steps = decoding.recorded_steps(backend, loaded, levers)
+        if levers.warmup:
+            decoding.warm_up(backend, loaded, steps, report)
+        return steps
 
     def _free(self, loaded: "LoadedModel") -> None:
         from neuron.engines.exllamav2 import loading

@@ -20,17 +20,20 @@ if TYPE_CHECKING:
     from neuron.engines.exllamav2.loading import LoadedModel
 
 
-class DecodeForward(Protocol):
-    """One pass of a batch of sequences, the same number of tokens of each."""
+class DecodeSteps(Protocol):
+    """Passes of a batch of sequences, computed in another way than the library's own.
 
-    def __call__(
+    They have the cache's last page for themselves.
+    """
+
+    def forward(
         self, ids: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor
     ) -> torch.Tensor:
         """Logits [rows, tokens, padded vocab] on the device; the next call may
         overwrite them.
 
         Args:
-            ids: int64 [rows, tokens] on the CPU.
+            ids: int64 [rows, tokens] on the CPU, the same number of each sequence.
             lengths: int32 [rows] on the CPU: tokens in the cache before these.
             table: int32 [rows, pages] on the CPU: where each sequence's pages are,
                 those for `ids` among them; 0 beyond. To be left as it is.
@@ -41,20 +44,15 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
     """Page table and forward passes of one loaded model."""
 
     def __init__(
-        self,
-        loaded: "LoadedModel",
-        slots: int,
-        decode_forward: DecodeForward | None = None,
-        spare_pages: int = 0,
+        self, loaded: "LoadedModel", slots: int, steps: DecodeSteps | None = None
     ) -> None:
         """
         Args:
             loaded: model and cache; its adapters go into every pass.
             slots: sequences that run at a time.
-            decode_forward: computes decode steps; the library's own pass where None.
-            spare_pages: at the cache's end, that no sequence may have.
+            steps: compute decode steps; the library's own pass where None.
         """
-        self._spare_pages = spare_pages
+        self._spare_pages = 0 if steps is None else 1
         super().__init__(
             loaded.model,
             loaded.cache,
@@ -68,7 +66,7 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         self.vocab: int = loaded.config.vocab_size
         # To the library, an empty list is one with adapters.
         self.current_loras = loaded.loras or None
-        self._decode_forward = decode_forward or self._forward
+        self._decode = self._forward if steps is None else steps.forward
         self._known_rows: list[torch.Tensor] = []
         self._known_table = torch.empty(0, 0, dtype=torch.int32)
 
@@ -106,7 +104,7 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         self, jobs: Sequence[PagedJob], tokens: Sequence[Sequence[int]]
     ) -> torch.Tensor:
         """Logits [jobs, tokens, padded vocab] after each of the jobs' next tokens."""
-        return self._decode_forward(*self._batch(jobs, tokens))
+        return self._decode(*self._batch(jobs, tokens))
 
     def score(self, job: PagedJob, tokens: Sequence[int]) -> Iterator[torch.Tensor]:
         """Compute the next tokens of one job; logits [some, padded vocab] after each.
@@ -131,7 +129,7 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
     def _batch(
         self, jobs: Sequence[PagedJob], tokens: Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(ids, lengths, table), as `DecodeForward` takes them."""
+        """(ids, lengths, table), as `DecodeSteps` takes them."""
         ids = torch.tensor(tokens, dtype=torch.long)
         lengths = torch.tensor([job.computed for job in jobs], dtype=torch.int32)
         return ids, lengths, self._table(jobs)

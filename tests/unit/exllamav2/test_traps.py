@@ -137,15 +137,6 @@ class TestAssertions:
             output = generate(driver, request("a", PROMPT, 45))["a"]
         assert len(output.tokens) == 45
 
-    def test_a_cache_with_a_page_that_is_nobodys(self, folder: Path) -> None:
-        with driving(folder, cache_tokens=80, page_size=PAGE, spare_pages=1) as driver:
-            assert driver.stats().kv_pages_total == 4
-            with pytest.raises(EngineError, match="context length is 65 tokens"):
-                driver.submit(request("a", PROMPT, 46))
-            generate(driver, request("a", PROMPT, 45))
-            for tensor in driver.generator.cache.all_tensors():
-                assert not tensor[:, 64:].any()
-
     def test_a_page_that_another_prompt_is_about_to_compute(
         self, driver: GenerationDriver
     ) -> None:

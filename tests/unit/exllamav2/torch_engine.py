@@ -28,6 +28,7 @@ torch.set_num_threads(1)  # the tests run in parallel as it is
 from exllamav2.generator import dynamic
 
 from neuron.engines.exllamav2.driver import GenerationDriver as GenerationDriver
+from neuron.engines.exllamav2.generator import DecodeSteps
 from tests.support.torch_model import Call as Call, TorchCache, TorchModel
 
 
@@ -77,10 +78,10 @@ def driving(
     levers: Levers | None = None,
     page_size: int | None = None,
     chunk: int | None = None,
-    spare_pages: int = 0,
+    steps: Callable[[TorchLoaded], DecodeSteps] | None = None,
 ) -> Iterator[GenerationDriver]:
     """A driver of the model; `page_size` and `chunk` replace the library's page and
-    what an idle engine prefills at once."""
+    what an idle engine prefills at once; `steps` makes what computes decode steps."""
     loaded = loaded_of(folder, cache_tokens)
     spec = LoadSpec(
         info_of(folder),
@@ -94,9 +95,8 @@ def driving(
             patch.setattr(dynamic, "PAGED_PAGE_SIZE", page_size)
         if chunk is not None:
             patch.setattr(loaded.config, "max_input_len", chunk)
-        driver = GenerationDriver(
-            loaded, spec, levers or Levers(), spare_pages=spare_pages
-        )
+        made = None if steps is None else steps(loaded)
+        driver = GenerationDriver(loaded, spec, levers or Levers(), made)
         try:
             yield driver
         finally:
@@ -130,6 +130,11 @@ class TorchEngine(ExLlamaV2Engine):
         loaded = loaded_of(spec.info.path, spec.cache_tokens)
         loaded.model.before_call = type(self).before_call
         return loaded
+
+    def _decode_steps(
+        self, loaded: object, levers: Levers, report: Callable[[int, int], None]
+    ) -> None:
+        pass
 
     def _settle(self, loaded: object) -> None:
         pass
