@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Final
 from neuron.daemon.catalogue import Entry
 from neuron.daemon.instance import Instance
 from neuron.ipc import QUEUE_WAIT_BOUNDS_S
-from neuron.protocol.types import Model, ModelLoad, ModelState, Servable
+from neuron.protocol.types import (
+    LoadOptions,
+    Model,
+    ModelLoad,
+    ModelState,
+    Servable,
+)
 
 if TYPE_CHECKING:
     from neuron.models.info import ModelInfo
@@ -29,19 +35,25 @@ def model(entry: Entry, instance: Instance | None, memory: int | None) -> Model:
         view.context = info.context
         view.weight_bytes = info.weight_bytes
         view.kv_bytes_per_token = info.kv_bytes_per_token
-        view.capabilities = _capabilities(info)
+        options = LoadOptions() if instance is None else instance.plan
+        view.capabilities = _capabilities(info, options)
     if instance is not None:
         _describe(view, instance, memory)
     return view
 
 
-def _capabilities(info: "ModelInfo") -> list[str]:
-    """What requests may ask of it, whichever engine serves it."""
+def _capabilities(info: "ModelInfo", options: LoadOptions) -> list[str]:
+    """What requests may ask of it as it is loaded, whichever engine serves it."""
+    # NumPy comes with models and engines, and the daemon listens before that.
+    from neuron.engines.seeing import seen
+
     known = ["completions", "chat", "logprobs", "structured_output"]
     if info.has_chat_template:
         known += ["chat_template", "tools"]
     if info.thinks:
         known.append("reasoning")
+    if seen(info, options) is not None:
+        known.append("vision")
     return known
 
 

@@ -7,6 +7,7 @@ every call on a loaded engine; `probe`, `supports` and `plan` are pure and calla
 anywhere, without the backend being imported.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -102,6 +103,25 @@ class SamplingParams:
     """Equal seeds give equal output, whatever else is in the batch; None is random."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """One image of a prompt, sized as the model takes it."""
+
+    pixels: "NDArray[np.uint8]"
+    """[height, width, 3]: red, green, blue from 0 to 255; not to be written to."""
+    digest: bytes
+    """The same for the same pixels in the same shape."""
+    positions: tuple[int, ...]
+    """Of the prompt's tokens that stand for its parts, row after row. There the prompt
+    has the token that the model's tokenizer has for a part of an image."""
+
+    @classmethod
+    def of(cls, pixels: "NDArray[np.uint8]", positions: tuple[int, ...]) -> "Image":
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=32)
+        digest.update(repr(pixels.shape).encode())
+        return cls(pixels, digest.digest(), positions)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One sequence to continue."""
@@ -120,6 +140,8 @@ class GenerationRequest:
     """None: no log-probabilities; n ≥ 0: the chosen token's, and the n likeliest."""
     prompt_logprobs: int | None = None
     """As `top_logprobs`, of the prompt; all of it is computed anew for them."""
+    images: tuple[Image, ...] = ()
+    """In the order of their positions; engines that do not see refuse them."""
     constraint: TokenConstraint | None = None
     """What the output must be. Stop ids are sampled where it may end and only there;
     once nothing can follow the request is finished, with reason `stop` and without an

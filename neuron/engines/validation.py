@@ -5,12 +5,25 @@ The same for every engine; only what a page of the KV cache holds differs.
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
-from neuron.engines.base import EngineError, GenerationRequest, LoadSpec, SamplingParams
+from neuron.engines.base import (
+    EngineError,
+    GenerationRequest,
+    Image,
+    LoadSpec,
+    SamplingParams,
+)
+from neuron.models.image_sizing import ImageSizeError
+from neuron.models.vision import VisionInfo
 
 
 def check_request(
-    request: GenerationRequest, vocab: int, spec: LoadSpec, page: int
+    request: GenerationRequest,
+    vocab: int,
+    spec: LoadSpec,
+    page: int,
+    vision: VisionInfo | None = None,
 ) -> None:
     """Whether the request makes sense and has room on an idle engine.
 
@@ -19,6 +32,7 @@ def check_request(
         vocab: how many tokens the model has.
         spec: how it was loaded.
         page: tokens in a page of its KV cache.
+        vision: how the engine takes images with that model; None where it does not.
 
     Raises:
         EngineError: it has not; `param` names the field.
@@ -39,6 +53,8 @@ def check_request(
     _check_ids("stop_ids", request.stop_ids, vocab)
     _check_ids("logit_bias", request.sampling.logit_bias, vocab)
     _check_sampling(request.sampling)
+    if request.images:
+        _check_images(request, vision)
     _check_room(request, spec, page)
 
 
@@ -68,6 +84,42 @@ def _too_long(limit: int, prompt: int, wanted: int) -> EngineError:
         code="context_length_exceeded",
         param="prompt_ids" if prompt >= limit else "max_new_tokens",
     )
+
+
+def _check_images(request: GenerationRequest, vision: VisionInfo | None) -> None:
+    if vision is None:
+        raise EngineError(
+            "images: the model takes none as it is loaded here",
+            code="unsupported",
+            param="images",
+        )
+    if request.prompt_logprobs is not None:
+        raise _invalid("prompt_logprobs", "not possible together with images")
+    last = -1
+    for number, image in enumerate(request.images):
+        _check_image(image, f"images[{number}]", vision)
+        first, end = image.positions[0], image.positions[-1]
+        if first <= last or end >= len(request.prompt_ids):
+            raise _invalid(f"images[{number}].positions", "are not in order")
+        last = end
+
+
+def _check_image(image: Image, param: str, vision: VisionInfo) -> None:
+    height, width, _ = image.pixels.shape
+    try:
+        grid = vision.grid(width, height)
+    except ImageSizeError as error:
+        raise _invalid(param, str(error)) from error
+    if (grid.width, grid.height) != (width, height):
+        wanted = f"{grid.width} by {grid.height}"
+        raise _invalid(f"{param}.pixels", f"{width} by {height} ought to be {wanted}")
+    places = image.positions
+    if len(places) != grid.tokens or any(
+        later <= earlier for earlier, later in pairwise(places)
+    ):
+        raise _invalid(
+            f"{param}.positions", f"must be {grid.tokens} places in ascending order"
+        )
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from neuron.models.vision import VisionInfo
+
 Format = Literal["exl2", "gptq", "fp16"]
 
 
@@ -36,6 +38,8 @@ class ModelInfo:
     has_chat_template: bool
     thinks: bool = False
     """Whether its chat template knows thoughts before answers."""
+    vision: VisionInfo | None = None
+    """How it takes images; None where it takes none."""
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -13,6 +13,7 @@ from neuron.exl2.header import ITEM_BYTES, TensorSpec
 from neuron.models.errors import ModelError
 from neuron.models.info import Format, ModelInfo
 from neuron.models.settings import Settings
+from neuron.models.vision import read_vision
 from neuron.template_files import find_templates
 
 _HEAD: Final = "lm_head"
@@ -62,6 +63,7 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kind = _format(tensors)
     template = _chat_template(path, tokenizer)
+    architecture = _architecture(config)
     vocab_size = config.integer("vocab_size")
     bos = generation.ids("bos_token_id") or config.ids("bos_token_id")
     eos = generation.ids("eos_token_id") or config.ids("eos_token_id")
@@ -69,7 +71,7 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
         id=model_id,
         path=path,
         format=kind,
-        architecture=_architecture(config),
+        architecture=architecture,
         bpw=_bits_per_weight(tensors, kind),
         head_bits=_head_bits(tensors, config),
         layers=config.integer("num_hidden_layers"),
@@ -86,6 +88,7 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
         bos_id=bos[0] if bos else None,
         has_chat_template=bool(template),
         thinks=_THOUGHT.search(template) is not None,
+        vision=read_vision(path, architecture, config, template),
     )
 
 

@@ -28,6 +28,9 @@ message under that name, or nowhere."""
 
 _SHORT: Final = 9
 
+IMAGE: Final = "image"
+"""Type of a part that stands for an image, whose file is kept elsewhere."""
+
 _TEXTS: Final = {"text": "text", "refusal": "refusal"}
 """Types of part that are text, and the field that has it."""
 
@@ -40,10 +43,10 @@ class ConversationError(TemplateError):
 
 
 def check_parts(messages: Sequence[Message]) -> None:
-    """See that all content is text.
+    """See that all content is text, or stands for an image.
 
     Raises:
-        ConversationError: content of another kind, such as an image, or malformed.
+        ConversationError: content of another kind, such as a file, or malformed.
     """
     for index, message in enumerate(messages):
         content = message.get("content")
@@ -65,6 +68,8 @@ def _check_part(part: object, place: str) -> None:
             ' {"type": "text", "text": "…"}',
             param=place,
         )
+    if kind == IMAGE:
+        return
     if kind not in _TEXTS:
         raise ConversationError(
             f"{place}: content of type {kind} is not supported, only text", param=place
@@ -177,7 +182,7 @@ def with_content(
 
     Parts become one string, a line each, for a template that takes only strings; a
     string becomes one part for a template that takes only parts. Without content, a
-    message stays as it is.
+    message stays as it is. Only parts can be images: they are lost otherwise.
     """
     return [
         _with_content(message, style(str(message.get("role")))) for message in messages
@@ -196,18 +201,19 @@ def _with_content(message: Message, style: ContentStyle) -> Message:
 
 
 def _text_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    if part["type"] == "text":
+    if part["type"] in ("text", IMAGE):
         return part
     rest = {name: value for name, value in part.items() if name != "refusal"}
     return {**rest, "type": "text", "text": part["refusal"]}
 
 
 def texts(message: Message) -> list[str]:
-    """The text of each part, or of the whole."""
+    """The text of each part that has one, or of the whole."""
     content = message.get("content")
     if isinstance(content, str):
         return [content]
-    return [part[_TEXTS[part["type"]]] for part in content or ()]
+    parts = (part for part in content or () if part["type"] != IMAGE)
+    return [part[_TEXTS[part["type"]]] for part in parts]
 
 
 def late_system(messages: Sequence[Message]) -> list[Message]:

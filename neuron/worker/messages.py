@@ -29,6 +29,9 @@ class ToolCall(_Part):
     function: FunctionCall
 
 
+IMAGE_URL: Final = "image_url"
+"""Type of a part that is an image."""
+
 _TEXT_FIELDS: Final = {
     "text": "text",
     "input_text": "text",
@@ -51,10 +54,14 @@ def _part(part: Any, index: int) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
         raise ValueError(f'part {index} must be an object such as {{"type": "text"}}')
+    if kind == IMAGE_URL:
+        # `neuron.worker.images` looks at it: it knows whether the model sees.
+        return dict(part)
     if kind not in _TEXT_FIELDS:
         raise PydanticCustomError(
             UNSUPPORTED,
-            "part {index} is of type '{kind}', which is not supported, only text is",
+            "part {index} is of type '{kind}', which is not supported, only text and"
+            " image_url are",
             {"index": index, "kind": kind},
         )
     field = _TEXT_FIELDS[kind]

@@ -108,6 +108,7 @@ def _request(
         stop_ids=_stop_ids(model, body),
         top_logprobs=body.scored,
         prompt_logprobs=_prompt_logprobs(body, limit),
+        images=prompt.images,
     )
 
 

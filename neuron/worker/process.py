@@ -12,6 +12,7 @@ from aiohttp import web
 
 from neuron.engines import registry
 from neuron.engines.base import Engine, EngineError, LoadCancelledError, LoadSpec
+from neuron.engines.seeing import seen
 from neuron.ipc import (
     REPORT_FD_ENV,
     Command,
@@ -29,6 +30,7 @@ from neuron.text.output import OutputSyntax, recognise
 from neuron.text.tokenizer import TextTokenizer, TokenizerError
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
+from neuron.worker.images import ImageReader
 from neuron.worker.inference import Inference
 from neuron.worker.link import Reporter, follow
 from neuron.worker.prompts import ServedModel
@@ -142,6 +144,7 @@ class _Worker:
         tokenizer, template, defaults = await asyncio.to_thread(_load_text, spec.path)
         info = await asyncio.to_thread(inspect_model, spec.path, spec.model)
         draft = await asyncio.to_thread(_draft, spec)
+        images = ImageReader.of(seen(info, spec.options), tokenizer)
         grammars = GrammarCompiler(spec.path, info.eos_ids, info.vocab_size)
 
         def prepare() -> tuple[Engine, LoadSpec]:
@@ -158,6 +161,7 @@ class _Worker:
             grammars,
             longest,
             defaults,
+            images,
         )
 
     # Serve.

@@ -1,9 +1,10 @@
 """From a request's body to the tokens that the engine continues."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from neuron.engines.base import Image
 from neuron.models.info import ModelInfo
 from neuron.protocol.errors import ApiError
 from neuron.text.abandonment import stop_if_abandoned
@@ -14,9 +15,11 @@ from neuron.text.output import OutputSyntax
 from neuron.text.reasoning import opens_reasoning
 from neuron.text.tokenizer import TextTokenizer
 from neuron.worker.constraints import Thought
+from neuron.worker.images import ImageReader, Picture, take_images
 from neuron.worker.schema import ChatBody, CompletionBody, Prompt
 from neuron.worker.tool_notes import with_tools_told
 from neuron.worker.toolset import Toolset
+from neuron.worker.unsupported import UNSUPPORTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class PromptText:
 
     text: str
     ids: tuple[int, ...]
+    pictures: tuple[Picture, ...] = ()
+    """Its images, as far as they are known: `ids` has a token for each of their parts.
+    """
+    images: tuple[Image, ...] = ()
+    """The pictures, once they are decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class ServedModel:
     max_seq_len: int
     """Longest prompt and answer together, in tokens."""
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    images: ImageReader | None = None
+    """None where the model takes no images."""
 
     def render(
         self, body: ChatBody, tools: Toolset, *, to_fit: bool = False
@@ -49,9 +59,33 @@ class ServedModel:
             ApiError: 400, it is none, or where it is `to_fit`, certainly too long; 422,
                 the template refuses it.
         """
+        sent: list[Message] = [message.as_sent() for message in body.messages]
+        conversation = take_images(sent, self.images)
+        text = self._rendered(body, tools, conversation.messages)
+        if self.images is not None:
+            text = self.images.spell(text, conversation)
+        if to_fit:
+            self._refuse_long(text, "messages")
+        # A template of the model's own spells the beginning of the sequence itself.
+        add_bos = body.add_special_tokens
+        ids = self.tokenizer.encode(
+            text, add_bos=self.template.is_plain if add_bos is None else add_bos
+        )
+        if self.images is None:
+            return PromptText(text, tuple(ids))
+        ids, pictures = self.images.place(ids, conversation)
+        return PromptText(text, tuple(ids), pictures)
+
+    def _rendered(
+        self, body: ChatBody, tools: Toolset, messages: Sequence[Message]
+    ) -> str:
+        """What the template makes of it.
+
+        Raises:
+            ApiError: 400, nothing can; 422, the template refuses it.
+        """
         goes_on = body.continue_final_message is True
         begins = body.add_generation_prompt
-        messages: list[Message] = [message.as_sent() for message in body.messages]
         told = tools.sent
         support = self.template.tool_support(tools=bool(told))
         messages, told = with_tools_told(messages, told, support)
@@ -65,16 +99,7 @@ class ServedModel:
             )
         except TemplateError as error:
             raise _refused(error) from error
-        if not goes_on:
-            text = self._without_thought(body, text)
-        if to_fit:
-            self._refuse_long(text, "messages")
-        # A template of the model's own spells the beginning of the sequence itself.
-        add_bos = body.add_special_tokens
-        ids = self.tokenizer.encode(
-            text, add_bos=self.template.is_plain if add_bos is None else add_bos
-        )
-        return PromptText(text, tuple(ids))
+        return text if goes_on else self._without_thought(body, text)
 
     def _without_thought(self, body: ChatBody, text: str) -> str:
         """Where none is wanted and the template opens one all the same, close it.
@@ -122,6 +147,7 @@ class ServedModel:
         to_fit = body.truncate_prompt_tokens is None
         if isinstance(body, ChatBody):
             prompts, param = [self.render(body, tools, to_fit=to_fit)], "messages"
+            _refuse_beside_images(body, prompts[0])
         else:
             add_bos = body.add_special_tokens is not False
             prompts = [
@@ -133,7 +159,17 @@ class ServedModel:
             prompts = [self._truncated(prompt, body) for prompt in prompts]
         for prompt in prompts:
             self._check_length(len(prompt.ids), param)
-        return prompts
+        return [self._with_images(prompt) for prompt in prompts]
+
+    def _with_images(self, prompt: PromptText) -> PromptText:
+        """The prompt with its pictures decoded, now that they are known to fit.
+
+        Raises:
+            ApiError: 400, a file is damaged.
+        """
+        if self.images is None or not prompt.pictures:
+            return prompt
+        return replace(prompt, images=self.images.decode(prompt.pictures))
 
     def _truncated(
         self, prompt: PromptText, body: ChatBody | CompletionBody
@@ -217,6 +253,21 @@ class ServedModel:
         if not inside and (closed or unwanted):
             return None
         return Thought(syntax.start, syntax.end, open=inside)
+
+
+def _refuse_beside_images(body: ChatBody, prompt: PromptText) -> None:
+    """
+    Raises:
+        ApiError: 400, the request asks for what there is not together with images.
+    """
+    if not prompt.pictures:
+        return
+    for name in ("prompt_logprobs", "truncate_prompt_tokens"):
+        if getattr(body, name) is not None:
+            raise ApiError(
+                400, f"{name}: not supported together with images",
+                code=UNSUPPORTED, param=name,
+            )  # fmt: skip
 
 
 def _refused(error: TemplateError) -> ApiError:

@@ -49,6 +49,10 @@ def _with_note(messages: Messages, tools: Tools) -> Messages:
     if first.get("role") in ("system", "developer"):
         return [{**first, "content": f"{said}\n\n{note}"}, *others]
     if first.get("role") == "user":
+        content = first.get("content")
+        if isinstance(content, list):  # there may be images between the texts
+            before = {"type": "text", "text": f"{note}\n\n"}
+            return [{**first, "content": [before, *content]}, *others]
         return [{**first, "content": f"{note}\n\n{said}"}, *others]
     return [{"role": "system", "content": note}, *messages]
 

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from neuron.models.bundled import bundled_root
+from neuron.models.vision import VisionInfo
 from neuron.protocol.sse import SseParser
 from neuron.text.chat import ChatTemplate
 from neuron.text.grammar import GrammarCompiler
@@ -17,6 +18,7 @@ from neuron.text.output import recognise
 from neuron.text.tokenizer import TextTokenizer
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
+from neuron.worker.images import ImageReader
 from neuron.worker.inference import Inference
 from neuron.worker.prompts import ServedModel
 from neuron.worker.routes import WorkerApi
@@ -93,6 +95,7 @@ def start(tokenizer: TextTokenizer, grammars: GrammarCompiler) -> Start:
         max_queue: int = 4,
         template: str | None = None,
         max_body_bytes: int = 1_000_000,
+        vision: VisionInfo | None = None,
     ) -> AsyncIterator[Worker]:
         if isinstance(script, str):
             tokens = [*tokenizer.encode(script, add_bos=False), 2]
@@ -112,6 +115,7 @@ def start(tokenizer: TextTokenizer, grammars: GrammarCompiler) -> Start:
             recognise(template, tokenizer, chat.tool_support(tools=True)),
             grammars,
             256,
+            images=ImageReader.of(vision, tokenizer),
         )
         tally = Tally()
         inference = Inference(model, host, admission, tally)

@@ -173,7 +173,7 @@ async def test_the_newer_cap_wins_and_none_means_what_is_left(start: Start) -> N
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content",
+            "messages[0].content[0]",
             "unsupported_parameter",
         ),
         ({"messages": [{"role": "function"}]}, "messages[0].role", INVALID),

@@ -276,7 +276,7 @@ async def test_an_image_is_refused_by_name_where_tools_are_told(start: Start) ->
     async with start("x", template=WITHOUT_TOOLS) as worker:
         status, answer = await worker.chat(messages=[message], tools=[LOOK])
     assert status == 400
-    assert answer["error"]["param"] == "messages[0].content"
+    assert answer["error"]["param"] == "messages[0].content[0]"
     assert "image_url" in answer["error"]["message"]
 
 
