@@ -189,8 +189,10 @@ def heads_of(heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:
 def variant_of(
     page: int | None, mask: Mask, splits: int, tiles: Tiles
 ) -> dict[str, int]:
-    """What `kernels.attend` is compiled for besides; few enough to be met in a warm-up:
-    no length, batch or width is among them."""
+    """What `kernels.attend` is compiled for besides.
+
+    No length, batch or width of a table: a warm-up meets all that serving needs.
+    """
     return {
         "PAGE": page or 1,
         "PAGED": page is not None,
