@@ -46,7 +46,7 @@ def _toolchain(*, built: bool) -> Iterator[Check]:
         yield Check("nvcc", "ok", f"{toolkit.version_text} in {toolkit.root}")
     for each in toolchain.missing:
         why = "needed to build it again" if built else "needed to build the extension"
-        yield Check("compiling", "note", f"no {each.what}: {why}", each.mend)
+        yield Check("compiling", "note", f"{each.what} is missing, {why}", each.mend)
     folder = extension.extensions_dir()
     yield Check("extensions", "ok", f"kept in {folder}, {free_space(folder)} free")
 

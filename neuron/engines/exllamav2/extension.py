@@ -194,7 +194,10 @@ def use_extension() -> Path:
 
 
 def _import(found: Found) -> None:
-    import_module("torch")  # brings the libraries that the extension needs
+    try:
+        import_module("torch")  # brings the libraries that the extension needs
+    except (ImportError, OSError) as error:  # the latter for a library that is missing
+        raise _unavailable(f"torch cannot be imported: {error}") from error
     folder = str(found.path.parent)
     sys.path.insert(0, folder)
     invalidate_caches()

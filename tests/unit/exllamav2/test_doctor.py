@@ -72,7 +72,7 @@ def test_a_host_that_lacks_the_extension_is_told_how_to_build_it(
     assert lacking[0]["mend"] == "run `neuron build-ext`"
     compiling = checks(report)["compiling"]
     assert compiling["state"] == "note"
-    assert compiling["detail"] == "no cusparse.h: needed to build the extension"
+    assert compiling["detail"] == "cusparse.h is missing, needed to build the extension"
     assert compiling["mend"] == "pip install 'cuda-toolkit[cusparse]==13.0.*'"
 
     host.toolkit()

@@ -150,6 +150,10 @@ def test_use_imports_the_build_and_leaves_the_path_as_it_was(tmp_path: Path) -> 
     assert host.run("build-ext", "--arch", "9.0").returncode == 0
     (file,) = host.kept.glob("*/exllamav2_ext*")
     assert host.evaluate(USE).startswith(f"engine_unavailable {file} does not fit")
+    host.write("site/torch/__init__.py", "raise OSError('libcudart.so.13')")
+    said = host.evaluate(USE)
+    assert said.startswith("engine_unavailable torch cannot be imported: libcudart")
+    host.torch()
     # What stands for a library here: a Python module in the same place.
     module = file.with_name("exllamav2_ext.py")
     file.unlink()
