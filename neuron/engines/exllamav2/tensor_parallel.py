@@ -19,6 +19,9 @@ from neuron.engines.exllamav2.scratch import (
 
 _HALF: Final = 2
 _UNIT: Final = 128
+"""Columns of an MLP that stay together."""
+_COLUMNS: Final = 32
+"""Columns of the hidden state or the vocabulary that stay together."""
 
 
 def check_tensor_parallel(model: Description, devices: Sequence[int]) -> None:
@@ -50,7 +53,7 @@ def shares(memory: ModelMemory, devices: int) -> tuple[DeviceMemory, ...]:
     The library rounds its splits to whole heads and to 32 or 128 columns, so that one
     device may have a little more than another.
     """
-    sizes, rows = memory.model.sizes, memory.limits.max_input
+    sizes = memory.model.sizes
     held = [m for m in memory.model.modules if m.kind != "embedding"]
     linears = [part for m in held for part in m.linears]
     weights = [-(-part.arena_bytes // devices) for part in linears]
@@ -62,22 +65,47 @@ def shares(memory: ModelMemory, devices: int) -> tuple[DeviceMemory, ...]:
     temporaries = memory.cache.mode.temporaries(
         memory.cache.tokens, -(-sizes.kv_heads // devices), sizes.head_dim
     )
-    widest = max(sizes.heads * sizes.head_dim, sizes.hidden, sizes.intermediate)
-    largest = max((min(part.numel, memory.dq) for part in linears), default=0)
-    scratch = rows * _HALF * (3 * widest + 4 * -(-widest // devices))
-    scratch += _HALF * -(-largest // devices)
     tables = rope_bytes(sizes, memory.max_seq_len)
     parts = {
         "weights": reserved_bytes([*weights, norms, orders]),
         "cache": reserved_bytes([*cache * sizes.layers, *temporaries]),
         # The library puts the tables together once more for its own calls.
-        "scratch": reserved_bytes([scratch, 2 * tables]),
+        "scratch": reserved_bytes([split_scratch(memory, devices), 2 * tables]),
         "activations": reserved_bytes(
             [activation_bytes(sizes, memory.limits, memory.max_seq_len)]
         ),
         "logits": reserved_bytes([logits_bytes(sizes, memory.limits)]),
     }
     return (DeviceMemory(parts),) * devices
+
+
+def split_scratch(memory: ModelMemory, devices: int) -> int:
+    """Bytes of the scratch of the device that has the largest share of each layer."""
+    sizes, rows = memory.model.sizes, memory.limits.max_input
+    heads = -(-sizes.kv_heads // devices) * (sizes.heads // sizes.kv_heads)
+    queries = heads * sizes.head_dim
+    keys = -(-sizes.kv_heads // devices) * sizes.head_dim
+    inner = _share(sizes.intermediate, devices, _UNIT)
+    hidden = _share(sizes.hidden, devices, _COLUMNS)
+    vocab = _share(sizes.padded_vocab, devices, _COLUMNS)
+    whole = sizes.heads * sizes.head_dim
+
+    def dequantized(*shapes: tuple[int, int]) -> int:
+        return _HALF * max(min(a * b, memory.dq) for a, b in shapes)
+
+    attention = dequantized(
+        (sizes.hidden, queries), (sizes.hidden, keys), (whole, queries)
+    ) + _HALF * rows * (3 * whole + 2 * queries + 2 * keys)
+    mlp = dequantized(
+        (sizes.hidden, inner), (sizes.intermediate, hidden)
+    ) + _HALF * rows * (2 * sizes.hidden + sizes.intermediate + 2 * inner + hidden)
+    return max(attention, mlp, dequantized((sizes.hidden, vocab)))
+
+
+def _share(columns: int, devices: int, unit: int) -> int:
+    """The largest part when `columns` are split in whole units."""
+    units = -(-columns // unit)
+    return -(-units // devices) * unit
 
 
 def _refused(reason: str) -> EngineError:

@@ -6,9 +6,12 @@ from typing import Any, Final
 
 import pytest
 
+from neuron.engines.exllamav2.cache_modes import CACHE_MODES
 from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.limits import Limits, limits_of
+from neuron.engines.exllamav2.memory import CacheShape, ModelMemory
 from neuron.engines.exllamav2.scratch import fixed_scratch, max_dq_size, rope_bytes
+from neuron.engines.exllamav2.tensor_parallel import split_scratch
 from neuron.models.bundled import bundled_root
 from neuron.models.inspect import inspect_model
 from tests.support import cuda_stack
@@ -124,3 +127,18 @@ def test_rope_tables(tmp_path: Path, library: Any) -> None:
     tables = [*context.sin, *context.cos]
     assert sum(t.nbytes for t in tables) == rope_bytes(model.sizes, model.info.context)
     del device.global_streams[-1]
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("slots", [4, 64])
+def test_split_layers_have_the_scratch_that_the_library_asks_for(
+    tmp_path: Path, library: Any, slots: int, devices: int
+) -> None:
+    model = Description.of(hollow.write_llama(tmp_path / "m", hollow.BIG))
+    limits = limits_of(model.info.context, slots)
+    cache = CacheShape(CACHE_MODES["fp16"], 1024)
+    memory = ModelMemory(model, limits, model.info.context, cache)
+    theirs = built(library, model, limits, memory.dq)
+    theirs.tp_context = library.tensor_p.TPContext(theirs, [64.0] * devices)
+    asked = [module.scratch_space_tp() for module in theirs.modules[1:]]
+    assert max(map(max, asked)) == split_scratch(memory, devices)
