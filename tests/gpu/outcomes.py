@@ -17,22 +17,19 @@ FILE: Final = "GPU_RUN_OUTCOMES"
 class _Outcomes:
     def __init__(self, file: Path) -> None:
         self._notebook = Notebook(file)
-        self._tests = Tests()
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         name = report.nodeid.removeprefix("tests/gpu/")
-        if report.failed:
-            if name not in self._tests.failed:
-                self._tests.failed.append(name)
-        elif report.skipped:
-            self._tests.skipped += 1
-        elif report.when == "call":
-            self._tests.passed += 1
+        found = Tests(
+            passed=int(report.passed and report.when == "call"),
+            skipped=int(report.skipped),
+            failed=[name] if report.failed else [],
+        )
         if report.when == "call" and report.user_properties:
-            found = {name: float(str(value)) for name, value in report.user_properties}
-            self._tests.measured[name] = found
-        self._notebook.add(tests=self._tests)
+            values = {key: float(str(value)) for key, value in report.user_properties}
+            found.measured[name] = values
+        self._notebook.add(tests=found)
 
 
 def pytest_configure(config: pytest.Config) -> None:

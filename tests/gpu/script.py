@@ -23,6 +23,11 @@ from tests.gpu.results import Results, read_findings
 from tests.gpu.steps import Runner, Step
 
 PARTS: Final = ("checks", "bench", "levers", "stack")
+KERNELS: Final = ("attention", "sampling")
+"""Files of checks that need neither the extension nor a model."""
+ENGINE: Final = ("matrices", "agreement", "scheduling", "levers", "speculation")
+ALONE: Final = ("loads", "daemon")
+"""Those that count bytes of the GPU, and want nobody else there."""
 _ROOT: Final = Path(__file__).parents[2]
 _MODELS_BYTES: Final = 9 << 30
 _SHARED_MEMORY: Final = Path("/dev/shm")
@@ -93,7 +98,6 @@ class Run:
             "PYTHONUNBUFFERED": "1",
             "XDG_STATE_HOME": str(folder / "state"),
             "GPU_RUN_MODELS": str(models),
-            outcomes.FILE: str(folder / "checks.json"),
         }
         if self.extension is not None:
             if any(self.extension.glob(f"{MODULE}*.so")):
@@ -109,26 +113,27 @@ class Run:
             return str(folder / f"{name}.json")
 
         runner.run(Step("machine", ["-m", "tests.gpu.machine", out("machine")], 40))
-        if not self._prepare(runner, models):
+        if not self._prepare(runner, models, out):
             return
-        largest = next((models / model_name(self.scale.sizes[0])).glob("*.safetensors"))
-        ceilings = ["-m", "tests.gpu.machine", out("ceilings"), str(largest)]
-        if "bench" in self.parts and self.scale is FULL:
-            runner.run(Step("ceilings", ceilings, 40))
         if "checks" in self.parts:
-            checks = ["-m", "pytest", "-n", "0", "-q", "-p", "tests.gpu.outcomes"]
-            runner.run(Step("checks", [*checks, "tests/gpu"], 150))
+            runner.run(_checks("checks-engine", ENGINE, 150, out))
+            runner.run(_checks("checks-alone", ALONE, 130, out))
         for step in self._benchmarks(models, out):
             runner.run(step)
 
-    def _prepare(self, runner: Runner, models: Path) -> bool:
-        """Extension and models, at the same time; whether both are there."""
+    def _prepare(self, runner: Runner, models: Path, out: Callable[[str], str]) -> bool:
+        """What can go on at the same time; whether extension and models are there."""
         writing = ["-m", "tests.gpu.models", str(models), *self.scale.sizes]
-        started = [runner.start(Step("models", writing, 150))]
+        needed = [runner.start(Step("models", writing, 150))]
         if self.scale is FULL and self.extension is None:
             build = ["-m", "neuron", "build-ext"]
-            started.append(runner.start(Step("extension", build, 300)))
-        finished = [runner.finish(running) for running in started]
+            needed.append(runner.start(Step("extension", build, 300)))
+        kernels = None
+        if "checks" in self.parts:
+            kernels = runner.start(_checks("checks-kernels", KERNELS, 150, out))
+        finished = [runner.finish(running) for running in needed]
+        if kernels is not None:
+            runner.finish(kernels)
         return all(finished)
 
     def _benchmarks(self, models: Path, out: Callable[[str], str]) -> list[Step]:
@@ -142,6 +147,10 @@ class Run:
             )
 
         first, *others = scale.sizes
+        if "bench" in self.parts and scale is FULL:
+            weights = next((models / model_name(first)).glob("*.safetensors"))
+            measured = ["-m", "tests.gpu.machine", out("ceilings"), str(weights)]
+            found.append(Step("ceilings", measured, 40))
         compared = ("--batches", scale.batches, "--prompts", scale.prompts)
         if "bench" in self.parts:
             bench(f"bench-{first}", "compare", first, 110, *compared)
@@ -150,9 +159,6 @@ class Run:
         for size in others:
             if "bench" in self.parts:
                 bench(f"bench-{size}", "compare", size, 70, *compared)
-        if "bench" in self.parts:
-            size = scale.sizes[-1]
-            bench(f"memory-{size}", "memory", size, 60)
         if "levers" in self.parts:
             for changed in changed_levers():
                 few = ("--batches", scale.few, "--changed", changed)
@@ -164,6 +170,15 @@ class Run:
             results.take(read_findings(file))
         results.notes += runner.notes
         results.seconds = round(time.monotonic() - self._began, 1)
+
+
+def _checks(
+    name: str, files: Sequence[str], deadline: float, out: Callable[[str], str]
+) -> Step:
+    paths = [f"tests/gpu/test_{file}.py" for file in files]
+    pytest = ["-m", "pytest", "-n", "0", "-q", "-p", "tests.gpu.outcomes", *paths]
+    # Failures are among the results; 5: none could be collected here.
+    return Step(name, pytest, deadline, {outcomes.FILE: out(name)}, fine=(0, 1, 5))
 
 
 def changed_levers() -> list[str]:

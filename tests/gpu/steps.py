@@ -32,6 +32,8 @@ class Step:
     deadline_s: float
     environ: Mapping[str, str] = field(default_factory=dict)
     """Beside the run's own."""
+    fine: Sequence[int] = (0,)
+    """Exit codes that are no failure of the step."""
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ class Runner:
         step = running.step
         try:
             code = running.popen.wait(max(0.0, running.until - time.monotonic()))
-            problem = f"exit code {code}" if code else None
+            problem = None if code in step.fine else f"exit code {code}"
         except subprocess.TimeoutExpired:
             problem = "took too long"
         if problem is not None:

@@ -27,7 +27,7 @@ from tests.gpu.results import Decode, Memory, Notebook, Prefill, Stack
 WARM_TOKENS: Final = 240
 _PAGE: Final = 256
 _PREFILLS: Final = 3
-_MODES: Final = ("fp16", "q8", "q6", "q4")
+_MODES: Final = ("fp16", "q4")
 
 
 @dataclass(frozen=True, slots=True)

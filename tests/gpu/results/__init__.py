@@ -49,6 +49,14 @@ class Tests(Part):
     measured: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Test → what it measured, and the bound beside it."""
 
+    def __add__(self, other: "Tests") -> "Tests":
+        return Tests(
+            passed=self.passed + other.passed,
+            skipped=self.skipped + other.skipped,
+            failed=self.failed + other.failed,
+            measured=self.measured | other.measured,
+        )
+
 
 class Decode(Part):
     """`batch` streams that decode at once, in the middle of their answers."""
@@ -128,6 +136,8 @@ class Findings(Part):
                 mine.extend(theirs)
             elif isinstance(theirs, dict):
                 mine.update(theirs)
+            elif isinstance(mine, Tests) and isinstance(theirs, Tests):
+                setattr(self, name, mine + theirs)
             elif theirs is not None:
                 setattr(self, name, theirs)
 
