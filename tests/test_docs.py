@@ -1,6 +1,7 @@
 """The README says what is so."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from cortex_tui import actions, cli
 from neuron import cli as neuron_cli
 from neuron.engines.exllamav2 import extension
+from neuron.engines.exllamav2.levers import PREFIX, Levers
 from neuron.protocol import routes
 from services import schema
 from tests.support import config_reference
@@ -99,3 +101,10 @@ def test_every_route(route: str) -> None:
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
 def test_links_lead_somewhere(target: str) -> None:
     assert target.startswith("https://") or (ROOT / Path(target)).exists()
+
+
+def test_levers_of_the_engine() -> None:
+    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \| `(\w+)` \|", README, re.MULTILINE)
+    environment = {PREFIX + name: default for name, default in rows}
+    assert {name.lower() for name, _ in rows} == {f.name for f in fields(Levers)}
+    assert Levers.read(environment) == Levers()

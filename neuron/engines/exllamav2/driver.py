@@ -1,6 +1,7 @@
 """What the engine drives: requests in, events out, and failures kept to their reach."""
 
 import logging
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -133,11 +134,6 @@ class GenerationDriver:
             memory_bytes=self._loaded.memory.total,
         )
 
-    @property
-    def sequences(self) -> list[Sequence]:
-        """Everyone queued or running."""
-        return self._scheduler.everyone()
-
     def close(self) -> None:
         """Forget everyone; nothing may be called afterwards."""
         self._scheduler.close()
@@ -153,10 +149,11 @@ class GenerationDriver:
         if failures.is_sticky(error) or self._failed_in_a_row >= _FAILURES_IN_A_ROW:
             raise failures.fatal(error) from error
         log.error("a step failed; the generator is made anew", exc_info=error)
+        if failures.is_out_of_memory(error):
+            traceback.clear_frames(error.__traceback__)  # they hold tensors
+            torch.cuda.empty_cache()
         self.generator = self._new_generator()
         self._scheduler.restart(self.generator, error, events)
-        if failures.is_out_of_memory(error):
-            torch.cuda.empty_cache()
 
     def _new_generator(self) -> PagedGenerator:
         return PagedGenerator(self._loaded, self._slots, self._decode_steps)

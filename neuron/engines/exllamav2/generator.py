@@ -62,7 +62,8 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
             max_sampling_threads=1,
             filter_background_eval=False,
         )
-        self.logits_pinned = None  # nothing is sampled from it here
+        # Nothing is sampled on the host here, and no page is ever moved.
+        self.logits_pinned = self.defrag_buffer = None
         self.vocab: int = loaded.config.vocab_size
         # To the library, an empty list is one with adapters.
         self.current_loras = loaded.loras or None
