@@ -43,7 +43,7 @@ def is_sticky(error: BaseException) -> bool:
 def fatal(error: BaseException) -> EngineError:
     """The error that makes the process be replaced."""
     return EngineError(
-        f"the GPU can no longer be used by this process: {error}",
+        f"the engine cannot go on in this process: {error}",
         code="engine_failed",
         retryable=True,
         fatal=True,
