@@ -33,7 +33,7 @@ def main() -> int:
     results = run.run()
     path = results.save(args.out)
     sys.stdout.write(f"{tables(results)}\n{path} after {results.seconds:.0f} s\n")
-    return 1 if results.notes or (results.tests and results.tests.failed) else 0
+    return 1 if results.notes or (results.checks and results.checks.failed) else 0
 
 
 def _arguments() -> argparse.Namespace:

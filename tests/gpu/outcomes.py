@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.gpu.results import Notebook, Tests
+from tests.gpu.results import Checks, Notebook
 
 FILE: Final = "GPU_RUN_OUTCOMES"
 
@@ -21,7 +21,7 @@ class _Outcomes:
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         name = report.nodeid.removeprefix("tests/gpu/")
-        found = Tests(
+        found = Checks(
             passed=int(report.passed and report.when == "call"),
             skipped=int(report.skipped),
             failed=[name] if report.failed else [],
@@ -29,7 +29,7 @@ class _Outcomes:
         if report.when == "call" and report.user_properties:
             values = {key: float(str(value)) for key, value in report.user_properties}
             found.measured[name] = values
-        self._notebook.add(tests=found)
+        self._notebook.add(checks=found)
 
 
 def pytest_configure(config: pytest.Config) -> None:

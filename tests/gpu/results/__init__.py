@@ -40,7 +40,7 @@ class Ceilings(Part):
     """Of a model's file, as warm as the loads find it."""
 
 
-class Tests(Part):
+class Checks(Part):
     """How the checks went."""
 
     passed: int = 0
@@ -49,8 +49,8 @@ class Tests(Part):
     measured: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Test → what it measured, and the bound beside it."""
 
-    def __add__(self, other: "Tests") -> "Tests":
-        return Tests(
+    def __add__(self, other: "Checks") -> "Checks":
+        return Checks(
             passed=self.passed + other.passed,
             skipped=self.skipped + other.skipped,
             failed=self.failed + other.failed,
@@ -117,7 +117,7 @@ class Findings(Part):
     machine: Machine | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     ceilings: Ceilings | None = None
-    tests: Tests | None = None
+    checks: Checks | None = None
     weight_bytes: dict[str, int] = Field(default_factory=dict)
     """Model → what one token's step reads of it, at least."""
     decode: list[Decode] = Field(default_factory=list)
@@ -136,7 +136,7 @@ class Findings(Part):
                 mine.extend(theirs)
             elif isinstance(theirs, dict):
                 mine.update(theirs)
-            elif isinstance(mine, Tests) and isinstance(theirs, Tests):
+            elif isinstance(mine, Checks) and isinstance(theirs, Checks):
                 setattr(self, name, mine + theirs)
             elif theirs is not None:
                 setattr(self, name, theirs)

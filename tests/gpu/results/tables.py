@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from tests.gpu.results import Decode, Load, Memory, Prefill, Results, Tests
+from tests.gpu.results import Checks, Decode, Load, Memory, Prefill, Results
 
 NO_RUN = "No run on a GPU has been recorded yet.\n"
 
@@ -32,15 +32,15 @@ def _heading(results: Results) -> str:
         parts.append(", ".join(f"{k} {v}" for k, v in results.versions.items()))
     parts.append(f"{results.date[:10]}, commit {results.commit[:10]}")
     text = "; ".join(parts) + "."
-    if results.tests is not None:
-        text += f" {_checks(results.tests)}"
+    if results.checks is not None:
+        text += f" {_checks(results.checks)}"
     return text + "\n"
 
 
-def _checks(tests: Tests) -> str:
-    said = f"Checks: {tests.passed} passed, {len(tests.failed)} failed"
-    said += f", {tests.skipped} skipped" if tests.skipped else ""
-    names = "".join(f" `{name}`" for name in tests.failed)
+def _checks(checks: Checks) -> str:
+    said = f"Checks: {checks.passed} passed, {len(checks.failed)} failed"
+    said += f", {checks.skipped} skipped" if checks.skipped else ""
+    names = "".join(f" `{name}`" for name in checks.failed)
     return f"{said}{':' if names else ''}{names}."
 
 

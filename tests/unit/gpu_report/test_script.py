@@ -1,0 +1,103 @@
+"""The whole script, with the CPU engine as both sides."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neuron.engines.exllamav2.extension import FOLDER_VARIABLE
+from tests.gpu import script
+from tests.gpu.results import Findings, Results
+
+GPU = Path(script.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    out = tmp_path_factory.mktemp("run") / "results.json"
+    command = [sys.executable, "-m", "tests.gpu", "--quick", "--out", str(out)]
+    environ = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"}
+    done = subprocess.run(
+        [*command, "--commit", "abc"],
+        env=environ, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    found = Results.model_validate_json(out.read_text(encoding="utf-8"))
+    assert found.notes == []
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout
+    return found
+
+
+pytestmark = [pytest.mark.timeout(120)]
+
+
+def test_both_sides_are_measured_at_every_size(results: Results) -> None:
+    measured = {(run.engine, run.batch) for run in results.decode if not run.changed}
+    assert measured == {(side, n) for side in ("plain", "cortex") for n in (1, 2)}
+    assert {(run.engine, run.tokens) for run in results.prefill} == {
+        ("plain", 256),
+        ("cortex", 256),
+    }
+    assert all(run.tokens_per_s > 0 and run.ttft_ms > 0 for run in results.decode)
+
+
+def test_every_lever_is_measured_away_from_its_default(results: Results) -> None:
+    changed = {run.changed for run in results.decode if run.changed}
+    assert changed == set(script.changed_levers())
+    assert {"cuda_graphs=off", "triton_gemm=on"} <= changed
+
+
+def test_the_whole_stack_is_measured(results: Results) -> None:
+    assert [run.batch for run in results.stack] == [1, 2]
+
+
+def test_checks_are_counted(results: Results) -> None:
+    """Skipped here; on a GPU this runs them, and tests with it that they pass."""
+    assert results.checks is not None
+    assert results.checks.failed == []
+    assert results.checks.skipped + results.checks.passed > 50
+
+
+def test_it_says_what_it_ran_on(results: Results) -> None:
+    assert results.commit == "abc"
+    assert results.machine is not None
+    assert results.machine.cores >= 1
+    assert "Python" in results.versions
+    assert results.weight_bytes["synthetic-tiny"] > 0
+
+
+def test_every_file_of_checks_is_run() -> None:
+    named = {*script.KERNELS, *script.ENGINE, *script.ALONE}
+    assert {f"test_{name}.py" for name in named} == {
+        file.name for file in GPU.glob("test_*.py")
+    }
+
+
+def test_a_run_without_models_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(script, "_models_folder", lambda _: tmp_path / "no" / "way")
+    (tmp_path / "no").write_text("a file")
+    found = script.Run(parts=("bench",), scale=script.QUICK, commit="x").run()
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("models: exit code 1 (")
+    assert found.decode == []
+    assert found.machine is not None
+
+
+def test_an_extension_is_taken_from_either_kind_of_folder(tmp_path: Path) -> None:
+    run = script.Run(extension=tmp_path)
+    kept = run._environ(tmp_path, tmp_path)
+    assert kept[FOLDER_VARIABLE] == str(tmp_path)
+    (tmp_path / "exllamav2_ext.cpython-311-x86_64-linux-gnu.so").touch()
+    bare = run._environ(tmp_path, tmp_path)
+    assert bare["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
+
+
+def test_findings_of_steps_are_put_together() -> None:
+    found = Findings(notes=["a"], weight_bytes={"m": 1})
+    found.take(Findings(notes=["b"], weight_bytes={"n": 2}, versions={"x": "1"}))
+    assert found.notes == ["a", "b"]
+    assert found.weight_bytes == {"m": 1, "n": 2}
