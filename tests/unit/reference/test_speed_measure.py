@@ -51,7 +51,7 @@ def test_no_prompt_shares_a_prefix_with_another() -> None:
 
 @pytest.mark.allow_blocking
 async def test_counts_what_comes_through_the_whole_stack(folder: Path) -> None:
-    with running_stack(folder.parent, {}) as gateway:
-        await load(gateway.url, folder.name, slots=3)
+    with running_stack(folder, {"slots": 3}, {}) as gateway:
+        await load(gateway.url, folder.name)
         clock = await streamed(gateway.url, folder.name, 9000, 3, new_tokens=50)
     assert clock.got == {"0": 50, "1": 50, "2": 50}
