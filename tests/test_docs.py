@@ -12,6 +12,7 @@ from neuron.engines.exllamav2 import extension
 from neuron.engines.exllamav2.levers import PREFIX, Levers
 from neuron.protocol import routes
 from services import schema
+from tests.gpu.results import readme
 from tests.support import config_reference
 
 README = config_reference.README.read_text(encoding="utf-8")
@@ -22,6 +23,10 @@ def test_configuration_keys() -> None:
     assert config_reference.with_tables(README) == README, (
         "run python -m tests.support.config_reference"
     )
+
+
+def test_results_on_a_gpu() -> None:
+    assert readme.with_results(README) == README, "run python -m tests.gpu.results"
 
 
 @pytest.mark.parametrize("action", actions.ACTIONS, ids=lambda action: action.id)

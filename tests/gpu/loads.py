@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from neuron.daemon.hardware import read_meminfo
 from neuron.engines.base import Engine, HostMemory, LoadSpec
+from neuron.engines.exllamav2.devices import visible_to_operator
 from neuron.models.inspect import inspect_model
 from neuron.protocol.types import LoadOptions, LoadPlan, LoadRequest
 
@@ -59,8 +60,8 @@ def planned(
     name = None if draft is None else draft.name
     request = LoadRequest(model=info.id, draft=name, **fields)
     memory = host_memory()
-    if memory.vram_free and request.devices is None:
-        request.devices = [min(memory.vram_free)]
+    if engine.name == "exllamav2" and request.devices is None:
+        request.devices = visible_to_operator(sorted(memory.vram_free))[:1] or None
     plan = engine.plan(info, request, memory, guesser)
     return plan, spec_of(plan, info, guesser)
 

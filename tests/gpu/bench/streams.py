@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from neuron.engines.base import (
-    Engine,
     Failed,
     GenerationRequest,
     SamplingParams,
     TokenEvent,
 )
+from tests.unit.reference.support import Runs
 
 _GREEDY: Final = SamplingParams(temperature=0)
 
@@ -17,7 +17,7 @@ _GREEDY: Final = SamplingParams(temperature=0)
 class EngineStreams:
     """A loaded engine behind its interface."""
 
-    def __init__(self, engine: Engine, vocab: int) -> None:
+    def __init__(self, engine: Runs, vocab: int) -> None:
         self.vocab = vocab
         self._engine = engine
 
