@@ -37,6 +37,7 @@ def recorded_steps(
         log.warning("decode steps are not recorded: %s", reason)
         return None
     library, model = backend.exllamav2, loaded.model
+    tune(library, model)  # what is still being timed cannot be recorded
     page_size = library.generator.dynamic.PAGED_PAGE_SIZE
     pages = loaded.cache.max_seq_len // page_size
     longest = -(-loaded.config.max_seq_len // page_size)
@@ -72,8 +73,9 @@ def warm_up(
         steps: what `recorded_steps` gave.
         progress: told (done, total), in shapes.
     """
-    tune(backend.exllamav2, loaded.model)
-    if steps is not None:
+    if steps is None:
+        tune(backend.exllamav2, loaded.model)
+    else:
         limits = loaded.limits
         steps.prepare(limits.slots, limits.query_length, progress)
 
