@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from exllamav2.attn import ExLlamaV2Attention
 from exllamav2.cache import ExLlamaV2CacheBase
+from exllamav2.embedding import EMBEDDING_INDEX
 
 from neuron.engines.reference.config import ModelConfig, read_config
 from neuron.exl2 import DenseLinear, TensorDirectory, open_model
@@ -133,11 +134,10 @@ class TorchModel:
         last_id_only: bool = False,
         return_last_state: bool = False,
         loras: None = None,
-        indexed_embeddings: Sequence[object] = (),
+        indexed_embeddings: Sequence[Any] = (),
     ) -> dict[str, torch.Tensor]:
-        """As the library's, for paged batches without adapters and images."""
+        """As the library's, for paged batches without adapters."""
         assert not loras
-        assert not indexed_embeddings
         assert isinstance(attn_params, ExLlamaV2Attention.PagedParams)
         rows, tokens = input_ids.shape
         assert rows * tokens <= self.config.max_input_len
@@ -145,11 +145,10 @@ class TorchModel:
         call = Call(rows, tokens, logits=not preprocess_only)
         self.calls.append(call)
         self.before_call(call)
-        x = self.embedding[input_ids]
+        x = self._embedded(input_ids, indexed_embeddings)
         if self.poison is not None:
             x[input_ids == self.poison] = torch.nan
-        positions = attn_params.cache_seqlens[:, None] + torch.arange(tokens)
-        turns = self._turns[positions][:, :, None]
+        turns = self._turns_of(tokens, attn_params)[:, :, None]
         for index, layer in enumerate(self.layers):
             x = self._block(index, layer, x, turns, cache, attn_params)
         if preprocess_only:
@@ -159,6 +158,29 @@ class TorchModel:
         for module in self.modules[self.head_layer_idx - 1 :]:
             x = module.forward(x)
         return {**result, "logits": x}
+
+    def _embedded(self, ids: torch.Tensor, images: Sequence[Any]) -> torch.Tensor:
+        """Rows of the token embedding, and of images where an id is one of theirs."""
+        standard = ids < EMBEDDING_INDEX
+        assert images or standard.all()
+        x = self.embedding[ids.where(standard, 0)]
+        for image in images:
+            at = (ids >= image.first_index) & (ids < image.first_index + image.length)
+            if at.any():
+                x[at] = image.embeddings[ids[at] - image.first_index].to(x.dtype)
+        return x
+
+    def _turns_of(self, tokens: int, params: Any) -> torch.Tensor:
+        """Complex [rows, tokens, head_dim / 2]: the prompt's own, or the model's."""
+        positions = params.cache_seqlens[:, None] + torch.arange(tokens)
+        own = params.get_alt_rope_embed("cpu")
+        if own is not None:
+            sin, cos = (table[0, 0].float() for table in own)
+            turns = torch.complex(cos, sin)[positions]
+            return turns[..., : turns.shape[-1] // 2]
+        if params.rope_offsets is not None:
+            positions = positions + params.rope_offsets[:, None]
+        return self._turns[positions]
 
     def _block(
         self,

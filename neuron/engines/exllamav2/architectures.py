@@ -34,6 +34,9 @@ class Architecture:
     """Whether positions are rotations; learned ones cannot be extended."""
     rope_tables: int = 1
     """Two where windowed layers have a base of their own."""
+    mrope: bool = False
+    """Whether parts of an image are turned by row and column, by tables of a prompt's.
+    """
 
 
 _PIXTRAL: Final = Architecture(
@@ -41,7 +44,7 @@ _PIXTRAL: Final = Architecture(
     vision_model_type="pixtral",
     lora=False,
 )
-_QWEN_VL: Final = Architecture(vision="visual.")
+_QWEN_VL: Final = Architecture(vision="visual.", mrope=True)
 _LEARNED_POSITIONS: Final = Architecture(rope=False)
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(

@@ -72,6 +72,12 @@ def check_extension(model: Description, options: LoadOptions) -> None:
             raise _refused(
                 "yarn_factor", "the model's windows have a base of their own"
             )
+    if "rope_scale" in asked and own == "mrope":
+        raise _refused(
+            "rope_scale",
+            "positions of an image's rows and columns are not divided by it; "
+            "rope_alpha extends this model",
+        )
     for name in asked:
         if own in ("linear", "yarn"):
             raise _refused(name, f"config.json has {own} scaling of its own")

@@ -23,6 +23,7 @@ from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.scheduler import Scheduler
 from neuron.engines.exllamav2.sequence import Sequence
 from neuron.engines.exllamav2.uniforms import Uniforms
+from neuron.engines.exllamav2.vision import with_images
 from neuron.engines.validation import check_request
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class GenerationDriver:
         self._vocab: int = loaded.config.vocab_size
         chooser = Chooser(self._vocab, on_device=levers.device_sampling)
         self._scheduler = Scheduler(
-            self.generator, chooser, spec.slots, levers.prefill_chunk
+            self.generator, chooser, spec.slots, levers.prefill_chunk, loaded.eyes
         )
         self._steps = 0
         self._failed_in_a_row = 0
@@ -74,7 +75,10 @@ class GenerationDriver:
             EngineError: it can never fit, a value is out of range, its id is in use, or
                 its constraint fails already.
         """
-        check_request(request, self._vocab, self._spec, self.generator.page_size)
+        eyes = self._loaded.eyes
+        vision = None if eyes is None else eyes.vision
+        page_size = self.generator.page_size
+        check_request(request, self._vocab, self._spec, page_size, vision)
         if self._scheduler.knows(request.id):
             raise EngineError(
                 f"request {request.id!r} is running already", code="invalid_value"
@@ -84,13 +88,15 @@ class GenerationDriver:
             constrained = Constrained(
                 request.constraint, request, self._vocab, self._masks
             )
+        images = () if eyes is None else tuple(map(eyes.of, request.images))
         self._scheduler.add(
             Sequence(
                 request,
                 Uniforms(request.sampling.seed),
                 constrained,
-                list(request.prompt_ids),
-                self.generator.page_size,
+                with_images(request.prompt_ids, images),
+                page_size,
+                images,
             )
         )
 

@@ -184,6 +184,8 @@ class ExLlamaV2Engine:
 
         steps = self._decode_steps(loaded, levers, report)
         if levers.warmup:
+            if loaded.eyes is not None:
+                loaded.eyes.rehearse()
             longest = min(spec.max_seq_len, spec.cache_tokens)
             rehearse(GenerationDriver(loaded, spec, levers, steps), longest, check)
         return GenerationDriver(loaded, spec, levers, steps)

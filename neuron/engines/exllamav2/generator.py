@@ -15,6 +15,7 @@ from exllamav2.ext import exllamav2_ext as ext_c
 from exllamav2.generator.dynamic import ExLlamaV2DynamicGenerator
 
 from neuron.engines.exllamav2.job import PagedJob
+from neuron.engines.exllamav2.vision import SeenImage
 
 if TYPE_CHECKING:
     from neuron.engines.exllamav2.loading import LoadedModel
@@ -85,9 +86,11 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
     def pages_used(self) -> int:
         return len(self.referenced_pages)
 
-    def job(self, tokens: Sequence[int], pages: int) -> PagedJob:
+    def job(
+        self, tokens: Sequence[int], pages: int, images: Sequence[SeenImage] = ()
+    ) -> PagedJob:
         """A run of `tokens` that will start with `pages`; it has none yet."""
-        job = PagedJob(tokens, pages, self.page_size)
+        job = PagedJob(tokens, pages, self.page_size, images)
         job.prepare_for_queue(self, self.job_serial)
         self.job_serial += 1
         return job
@@ -105,7 +108,14 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         self, jobs: Sequence[PagedJob], tokens: Sequence[Sequence[int]]
     ) -> torch.Tensor:
         """Logits [jobs, tokens, padded vocab] after each of the jobs' next tokens."""
-        return self._decode(*self._batch(jobs, tokens))
+        batch = self._batch(jobs, tokens)
+        offsets = [job.turned_back for job in jobs]
+        if any(offsets):
+            # Recorded steps take a token's position for the number of those before it.
+            return self._forward(
+                *batch, rope_offsets=torch.tensor(offsets, dtype=torch.int32)
+            )
+        return self._decode(*batch)
 
     def score(self, job: PagedJob, tokens: Sequence[int]) -> Iterator[torch.Tensor]:
         """Compute the next tokens of one job; logits [some, padded vocab] after each.
@@ -148,15 +158,27 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         return self._known_table
 
     def _forward(
-        self, ids: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        lengths: torch.Tensor,
+        table: torch.Tensor,
+        rope_offsets: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        logits: torch.Tensor = self._forward_chunk(ids, lengths, table)["logits"]
+        result = self._forward_chunk(ids, lengths, table, rope_offsets)
+        logits: torch.Tensor = result["logits"]
         return logits
 
     def _forward_chunk(
-        self, ids: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor, **more: Any
+        self,
+        ids: torch.Tensor,
+        lengths: torch.Tensor,
+        table: torch.Tensor,
+        rope_offsets: torch.Tensor | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
-        params = self.get_paged_params(len(ids), table, lengths, ids.shape[1])
+        params = self.get_paged_params(
+            len(ids), table, lengths, ids.shape[1], rope_offsets=rope_offsets
+        )
         result: dict[str, Any] = self.model.forward_chunk(
             input_ids=ids,
             attn_params=params,

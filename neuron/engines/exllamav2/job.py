@@ -13,15 +13,27 @@ from typing import Any
 import torch
 from exllamav2.generator.dynamic import ExLlamaV2DynamicJob, _tensor_hash_checksum
 
+from neuron.engines.exllamav2.vision import SeenImage
+
 
 class PagedJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
     """Tokens to continue. It has pages from `allocate_pages` to `give_back`."""
 
-    def __init__(self, tokens: Sequence[int], pages: int, page_size: int) -> None:
-        """Of `tokens`, at least one, that starts with `pages`, enough for them."""
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        pages: int,
+        page_size: int,
+        images: Sequence[SeenImage] = (),
+    ) -> None:
+        """Of `tokens`, at least one, that starts with `pages`, enough for them.
+
+        `images` have their embeddings by the time that their tokens are computed.
+        """
         super().__init__(
             input_ids=torch.tensor([tokens], dtype=torch.long),
             max_new_tokens=pages * page_size - len(tokens),
+            embeddings=list(images),
         )
         self.page_size = page_size
         self._sequence = self.sequences[0]
@@ -42,6 +54,17 @@ class PagedJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
     def computed(self) -> int:
         """Tokens whose keys and values are in the cache."""
         return int(self._sequence.kv_position)
+
+    @property
+    def turned_back(self) -> int:
+        """By how much its next position is less than the tokens before it, as a number
+        that is not above 0: for some models an image takes fewer than it has tokens.
+        """
+        return int(self.alt_rope_offset)
+
+    def forget_tables(self) -> None:
+        """The prompt is computed; what comes is turned by the model's own tables."""
+        self.alt_rope_embed.clear()
 
     @property
     def held(self) -> int:

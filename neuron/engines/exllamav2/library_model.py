@@ -20,6 +20,12 @@ from neuron.engines.exllamav2.context import (
 from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.memory import ModelMemory
 from neuron.engines.exllamav2.scratch import device_scratch
+from neuron.engines.exllamav2.vision_config import (
+    library_preprocessor,
+    library_vision,
+)
+from neuron.models.info import ModelInfo
+from neuron.models.vision import PREPROCESSOR
 from neuron.protocol.types import LoadOptions
 
 
@@ -36,7 +42,7 @@ def make_config(library: Any, memory: ModelMemory, options: LoadOptions) -> Any:
     """
     model = memory.model
     try:
-        with _respelled(library, options):
+        with _respelled(library, model.info, options):
             config = library.ExLlamaV2Config(str(model.info.path))
     except (AssertionError, ValueError, TypeError, KeyError) as error:
         raise EngineError(
@@ -65,13 +71,16 @@ def make_config(library: Any, memory: ModelMemory, options: LoadOptions) -> Any:
 
 
 @contextmanager
-def _respelled(library: Any, options: LoadOptions) -> Iterator[None]:
-    """Let the library read config.json in the spelling that it knows."""
+def _respelled(library: Any, info: ModelInfo, options: LoadOptions) -> Iterator[None]:
+    """Let the library read JSON files in the spelling that it knows."""
 
     def load(stream: IO[str]) -> Any:
         contents = json.load(stream)
-        if Path(stream.name).name == "config.json":
-            return library_config(contents, options)
+        name = Path(stream.name).name
+        if name == "config.json":
+            return library_config(library_vision(contents), options)
+        if name == PREPROCESSOR:
+            return library_preprocessor(contents, info.architecture, info.vision)
         return contents
 
     theirs = library.config.json

@@ -39,6 +39,8 @@ from neuron.engines.exllamav2.requirements import (
 )
 from neuron.engines.exllamav2.staging import TransferStats
 from neuron.engines.exllamav2.tensor_source import TensorSource, supplied
+from neuron.engines.exllamav2.vision import Eyes
+from neuron.engines.exllamav2.vision_tower import Tower, make_tower
 from neuron.engines.exllamav2.vram import MeasuredMemory, Vram, used_at_start
 from neuron.engines.exllamav2.wanted import wanted_tensors
 from neuron.protocol.paths import state_dir
@@ -77,6 +79,8 @@ class LoadedModel:
     draft: LoadedDraft | None
     loras: list[Any]
     """`ExLlamaV2Lora` of each adapter, to be given to every forward pass."""
+    eyes: Eyes | None
+    """Look at images, where the model takes any."""
     limits: Limits
     transfer: TransferStats
     """How fast the weights came."""
@@ -112,8 +116,8 @@ def load_model(
     Args:
         backend: the imported library.
         spec: what was planned.
-        progress: told in bytes after every tensor (`weights`, `draft`), and in layers
-            of `cache`.
+        progress: told in bytes after every tensor (`weights`, `draft`, `vision`), and
+            in layers of `cache`.
         cancelled: whether to give up; asked between tensors.
         levers: the engine's settings; the environment's where None.
         vram: the devices; those of `spec` where None.
@@ -175,7 +179,10 @@ def free(loaded: LoadedModel) -> int:
         loaded.loras.pop().unload()
     if loaded.draft is not None:
         loaded.draft.model.unload()
+    if loaded.eyes is not None:
+        loaded.eyes.close()
     loaded.model.unload()
+    loaded.eyes = None
     loaded.model = loaded.cache = loaded.config = None
     loaded.draft = loaded.tokenizer = None
     loaded.vram.give_back()
@@ -215,6 +222,7 @@ class _Work:
         for adapter in load.adapters:
             lora = apply_adapter(library, model, load.model, adapter)
             self.loras.append(lora)
+        eyes = self._eyes(model.config, placed)
         tokenizer = library.ExLlamaV2Tokenizer(model.config)
         self.vram.give_back()
         self._tell_speed()
@@ -225,6 +233,7 @@ class _Work:
             tokenizer=tokenizer,
             draft=draft,
             loras=self.loras,
+            eyes=eyes,
             limits=load.limits,
             transfer=self.sources[0].stats if self.sources else TransferStats(),
             memory=self.vram.measure(),
@@ -291,13 +300,23 @@ class _Work:
         return made
 
     def _fill(self, model: Any, first: int, stage: str) -> None:
+        embedding = first if self.load.device_embedding else -1
+        self._read(model, embedding, stage)
+        model.set_cache_map()
+        if self.load.device_embedding:
+            move_embedding(model, self.backend.exllamav2.module._torch_device(first))
+
+    def _read(self, model: Any, embedding: int, stage: str) -> None:
+        """Load the modules of a model that has places; `embedding` goes to that device.
+
+        Raises:
+            LoadCancelledError: the load was given up between two tensors.
+        """
         library = self.backend.exllamav2
         library.device.set_device_streams()
-        embedding = first if self.load.device_embedding else -1
-        device = library.module._torch_device
         source = TensorSource(
             wanted_tensors(model, library.stloader.STFile.open, embedding),
-            device,
+            library.module._torch_device,
             lambda done, total: self.progress(stage, done, total),
             self.cancelled,
         )
@@ -307,9 +326,19 @@ class _Work:
             for module in model.modules:
                 module.load()
         source.close()
-        model.set_cache_map()
-        if self.load.device_embedding:
-            move_embedding(model, device(first))
+
+    def _eyes(self, config: Any, placed: Placed) -> Eyes | None:
+        """The vision tower with its weights; None where there is none to load."""
+        vision, device = self.load.vision, placed.vision_device
+        if vision is None or device is None:
+            return None
+        library = self.backend.exllamav2
+        tower = make_tower(library, config, device)
+        self.models.append(tower)
+        with self.backend.torch.inference_mode():
+            self._read(tower, device, "vision")
+        library.stloader.cleanup_stfiles()
+        return Eyes(vision, tower, Tower(library, tower))
 
     def _split_model(self, config: Any) -> Any:
         """A model whose every layer is on every device; the library reads it.

@@ -1,7 +1,7 @@
 """A load with every default filled in, and what it takes wherever it is placed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -16,7 +16,10 @@ from neuron.engines.exllamav2.limits import Limits, limits_of
 from neuron.engines.exllamav2.measured import fingerprint, load_key
 from neuron.engines.exllamav2.memory import CacheShape, DeviceMemory, ModelMemory
 from neuron.engines.exllamav2.tensor_parallel import shares
+from neuron.engines.exllamav2.vision_memory import vision_memory
+from neuron.engines.seeing import seen
 from neuron.models.info import ModelInfo
+from neuron.models.vision import VisionInfo
 from neuron.protocol.types import LoadOptions
 
 _PACKAGES: Final = ("torch", "exllamav2")
@@ -32,6 +35,7 @@ class Placed:
     layers: tuple[int, ...]
     """Device of each layer, and last that of the head, counted from 0."""
     draft_device: int | None = None
+    vision_device: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,11 @@ class Requirements:
     adapters: tuple[Adapter, ...] = ()
     device_embedding: bool = False
     cuda_graphs: bool = False
+
+    @property
+    def vision(self) -> VisionInfo | None:
+        """How images are taken; None where there is no tower to load."""
+        return seen(self.model.info, self.options)
 
     @property
     def cache_size(self) -> int:
@@ -85,7 +94,7 @@ class Requirements:
             if found is None:
                 return None
             placed = Placed(memory.at(found, len(room)), found)
-        placed = self._with_draft(self._with_adapters(placed), room)
+        placed = self._with_others(placed, room)
         over = any(
             need.total > free for need, free in zip(placed.needs, room, strict=True)
         )
@@ -95,15 +104,30 @@ class Requirements:
         """Everything on one device, whether it fits there or not."""
         memory = self.memory_of(self.model)
         places = (0,) * len(memory.units())
-        placed = self._with_adapters(Placed(memory.at(places, 1), places))
-        return self._with_draft(placed, [0])
+        return self._with_others(Placed(memory.at(places, 1), places), [0])
+
+    def _with_others(self, placed: Placed, room: Sequence[int]) -> Placed:
+        """With everything that is not the model's own layers."""
+        placed = self._with_vision(self._with_adapters(placed), room)
+        return self._with_draft(placed, room)
 
     def _with_adapters(self, placed: Placed) -> Placed:
         needs = list(placed.needs)
         for adapter in self.adapters:
             for layer, nbytes in adapter.layer_bytes.items():
                 needs[placed.layers[layer]] += DeviceMemory({"adapters": nbytes})
-        return Placed(tuple(needs), placed.layers)
+        return replace(placed, needs=tuple(needs))
+
+    def _with_vision(self, placed: Placed, room: Sequence[int]) -> Placed:
+        """Put the whole tower on the device that has most room left."""
+        if self.vision is None:
+            return placed
+        device = _roomiest(placed, room)
+        needs = list(placed.needs)
+        needs[device] += vision_memory(
+            self.memory_of(self.model), self.vision, needs[device]
+        )
+        return replace(placed, needs=tuple(needs), vision_device=device)
 
     def _with_draft(self, placed: Placed, room: Sequence[int]) -> Placed:
         """Put the whole draft on the device that has most room left."""
@@ -111,11 +135,10 @@ class Requirements:
             return placed
         memory = self.memory_of(self.draft)
         [alone] = memory.at((0,) * len(memory.units()), 1)
-        left = [f - n.total for f, n in zip(room, placed.needs, strict=True)]
-        device = left.index(max(left))
+        device = _roomiest(placed, room)
         needs = list(placed.needs)
         needs[device] += DeviceMemory({"draft": reserved_bytes([alone.total])})
-        return Placed(tuple(needs), placed.layers, device)
+        return replace(placed, needs=tuple(needs), draft_device=device)
 
     def key(self, gpus: Sequence[str]) -> str:
         """Names the load among those measured, the GPUs it runs on included."""
@@ -129,10 +152,16 @@ class Requirements:
             "options": self.options.model_dump(include=_SETTINGS),
             "adapters": [sorted(a.layer_bytes.items()) for a in self.adapters],
             "device_embedding": self.device_embedding,
+            "vision": repr(self.vision),
             "gpus": list(gpus),
             "versions": [_version(name) for name in _PACKAGES],
         }
         return load_key(facts)
+
+
+def _roomiest(placed: Placed, room: Sequence[int]) -> int:
+    left = [free - need.total for free, need in zip(room, placed.needs, strict=True)]
+    return left.index(max(left))
 
 
 def requirements_of(spec: LoadSpec, levers: Levers) -> Requirements:

@@ -30,6 +30,7 @@ from neuron.engines.exllamav2.failures import NotFiniteError, interrupted
 from neuron.engines.exllamav2.generator import PagedGenerator
 from neuron.engines.exllamav2.prompt_scores import score_prompt
 from neuron.engines.exllamav2.sequence import Sequence
+from neuron.engines.exllamav2.vision import Eyes
 
 _LEAST_COST: Final = 256
 """Tokens that a prefill counts for at least: a short one costs its launches."""
@@ -39,7 +40,12 @@ class Scheduler:
     """The requests of one loaded model."""
 
     def __init__(
-        self, generator: PagedGenerator, chooser: Chooser, slots: int, chunk: int
+        self,
+        generator: PagedGenerator,
+        chooser: Chooser,
+        slots: int,
+        chunk: int,
+        eyes: Eyes | None = None,
     ) -> None:
         """
         Args:
@@ -47,7 +53,9 @@ class Scheduler:
             chooser: samples.
             slots: requests that may run at a time.
             chunk: prompt tokens of a step in which others decode.
+            eyes: look at images; None where no request has any.
         """
+        self._eyes = eyes
         self._generator = generator
         self._chooser = chooser
         self._slots = slots
@@ -161,6 +169,8 @@ class Scheduler:
         job, cost = sequence.run, 0
         if not job.is_prefill_done():
             try:
+                if self._look(sequence):
+                    return budget
                 cost = max(_LEAST_COST, self._compute(sequence, budget, events))
             except EngineError as error:
                 self._fail(sequence, error, events)
@@ -177,9 +187,24 @@ class Scheduler:
         if job.is_prefill_done():
             self._prefilling = None
             self._decoding.append(sequence)
+            sequence.forget_images()
             if not sequence.request.max_new_tokens:
                 self._finish(sequence, "length", events)
         return cost
+
+    def _look(self, sequence: Sequence) -> bool:
+        """Look at its images, at one new one at most: others decode in between.
+
+        Returns:
+            Whether there was a new one.
+
+        Raises:
+            EngineError: one cannot be looked at.
+        """
+        if self._eyes is None:
+            return False
+        unseen = (image for image in sequence.images if image.embeddings is None)
+        return any(map(self._eyes.look, unseen))
 
     def _compute(
         self, sequence: Sequence, budget: int, events: list[EngineEvent]

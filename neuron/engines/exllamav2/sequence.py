@@ -10,6 +10,7 @@ from neuron.engines.constrained import Constrained
 from neuron.engines.exllamav2.generator import PagedGenerator
 from neuron.engines.exllamav2.job import PagedJob
 from neuron.engines.exllamav2.uniforms import Uniforms
+from neuron.engines.exllamav2.vision import SeenImage
 from neuron.engines.validation import pages_for, tokens_cached_at_most
 
 PIECE: Final = 1
@@ -28,7 +29,9 @@ class Sequence:
     uniforms: Uniforms
     constrained: Constrained | None
     tokens: list[int]
+    """With ids of their own where the prompt has images."""
     page_size: int
+    images: tuple[SeenImage, ...] = ()
     job: PagedJob | None = None
     """Made when it is first in the queue; has pages while it runs."""
     started: bool = False
@@ -80,11 +83,18 @@ class Sequence:
         """Whether its next token has no page."""
         return self.run.computed == self.run.held * self.page_size
 
+    def forget_images(self) -> None:
+        """What its images look like is in the KV cache now."""
+        for image in self.images:
+            image.embeddings = None
+        self.run.forget_tables()
+
     def prepare(self, generator: PagedGenerator) -> PagedJob:
         """A run of all tokens so far, as it will start; the same until it has."""
         if self.job is None:
             held = pages_for(len(self.tokens), self.page_size) + PIECE
-            job = generator.job(self.tokens, min(self.most_pages, held))
+            pages = min(self.most_pages, held)
+            job = generator.job(self.tokens, pages, self.images)
             if self.scores_prompt:
                 job.limit_reuse(self.prefilled // self.page_size)
             self.job = job

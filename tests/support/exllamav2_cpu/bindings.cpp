@@ -7,6 +7,10 @@
 #include "cpp/sampling.cpp"
 #include "cpp/sampling_avx2.cpp"
 #include "ext_cache.cpp"
+// Its graphs of CUDA kernels are only named in declarations here.
+#define _graph_cuh
+class Graph;
+#include "ext_rope.cpp"
 #include "ext_sampling.cpp"
 #include "ext_stloader.cpp"
 
@@ -35,6 +39,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
     m.def("partial_strings_match", &partial_strings_match);
     m.def("count_match", &count_match);
     m.def("cache_rotate", &rotate_pages);
+    m.def("gen_mrope_pos_ids", &gen_mrope_pos_ids);
     m.def("stloader_read", &stloader_read);
     m.def("tensor_remap", &tensor_remap);
     m.def("tensor_remap_4bit", &tensor_remap_4bit);

@@ -227,6 +227,7 @@ def test_context_extension(
         ),
         ({"rope_type": "llama3", "factor": 8}, "yarn_factor", "has llama3 scaling"),
         ({"type": "mrope", "mrope_section": [4]}, "yarn_factor", "has mrope scaling"),
+        ({"type": "mrope", "mrope_section": [4]}, "rope_scale", "rows and columns"),
     ],
 )
 def test_extensions_that_contradict_the_model(

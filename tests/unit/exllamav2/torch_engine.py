@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from neuron.engines.base import LoadSpec, ProgressCallback
 from neuron.engines.exllamav2.backend import load_backend
 from neuron.engines.exllamav2.engine import ExLlamaV2Engine
 from neuron.engines.exllamav2.levers import Levers
+from neuron.engines.exllamav2.vision import Eyes
 from tests.unit.reference.support import info_of
 
 load_backend()
@@ -47,6 +48,7 @@ class TorchLoaded:
     cache: TorchCache
     memory: TorchMemory
     tokenizer: None = None
+    eyes: Eyes | None = None
     loras: tuple[()] = ()
 
     @property
@@ -79,10 +81,12 @@ def driving(
     page_size: int | None = None,
     chunk: int | None = None,
     steps: Callable[[TorchLoaded], DecodeSteps] | None = None,
+    eyes: Eyes | None = None,
 ) -> Iterator[GenerationDriver]:
     """A driver of the model; `page_size` and `chunk` replace the library's page and
-    what an idle engine prefills at once; `steps` makes what computes decode steps."""
-    loaded = loaded_of(folder, cache_tokens)
+    what an idle engine prefills at once; `steps` makes what computes decode steps;
+    `eyes` look at images."""
+    loaded = replace(loaded_of(folder, cache_tokens), eyes=eyes)
     spec = LoadSpec(
         info_of(folder),
         max_seq_len or loaded.model.ours.context,

@@ -10,6 +10,7 @@ from neuron.models.image_sizing import LongestEdge
 from neuron.models.vision import ImageSyntax, VisionInfo
 from neuron.text.tokenizer import TextTokenizer, TokenizerError
 from neuron.worker import images
+from neuron.worker.image_files import ImageFile
 from neuron.worker.images import ImageReader
 from tests.support.pictures import bomb, file_of, noise, part_of, url_of
 from tests.unit.worker.conftest import Start
@@ -181,7 +182,7 @@ async def test_the_length_counts_before_anything_is_decoded(
     def decode(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(images.ImageFile, "pixels", decode)
+    monkeypatch.setattr(ImageFile, "pixels", decode)
     message = _user(*[part_of(noise(64, 64, seed)) for seed in range(4)])
     async with start("x", template=TEMPLATE, vision=VISION) as worker:
         status, answer = await worker.chat(messages=[message])

@@ -1,0 +1,52 @@
+"""Vision models' JSON files in the spelling that the library reads.
+
+It asserts names that later releases of transformers changed: of image processors (for
+which `…Fast` is another way of computing the same), and of Qwen's limits.
+Source: exllamav2 0.3.2, config.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from neuron.models.image_sizing import PixelBudget
+from neuron.models.vision import VisionInfo
+
+_PROCESSORS: Final = {
+    "LlavaForConditionalGeneration": "PixtralImageProcessor",
+    "Mistral3ForConditionalGeneration": "PixtralImageProcessor",
+    "Qwen2VLForConditionalGeneration": "Qwen2VLImageProcessor",
+    "Qwen2_5_VLForConditionalGeneration": "Qwen2VLImageProcessor",
+    "Gemma3ForConditionalGeneration": "Gemma3ImageProcessor",
+}
+"""Architecture → the name by which the library knows its image processor."""
+
+
+def library_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json's contents with what the library wants to read of the tower."""
+    vision = raw.get("vision_config")
+    if not isinstance(vision, Mapping) or "patch_size" not in vision:
+        return dict(raw)
+    # The library has a second name for it in Qwen's.
+    return {
+        **raw,
+        "vision_config": {"spatial_patch_size": vision["patch_size"], **vision},
+    }
+
+
+def library_preprocessor(
+    raw: Mapping[str, Any], architecture: str, vision: VisionInfo | None
+) -> dict[str, Any]:
+    """preprocessor_config.json's contents as the library reads them.
+
+    Args:
+        raw: the file's.
+        architecture: config.json's.
+        vision: how images are sized, which the library is to do alike.
+    """
+    found = dict(raw)
+    if architecture in _PROCESSORS:
+        found["image_processor_type"] = _PROCESSORS[architecture]
+    if vision is not None and isinstance(vision.sizing, PixelBudget):
+        found["min_pixels"] = vision.sizing.least
+        found["max_pixels"] = vision.sizing.most
+    return found
