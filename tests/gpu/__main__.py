@@ -19,7 +19,8 @@ def main() -> int:
     """0 where every step did what it should and every check passed."""
     args = _arguments()
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the results are being written
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)

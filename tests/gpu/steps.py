@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+_ROOT: Final = Path(__file__).parents[2]
 _GRACE_S: Final = 15.0
 """For an interrupted step to stop what it has started."""
 _LEAST_S: Final = 3.0
@@ -76,6 +77,7 @@ class Runner:
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 [sys.executable, *step.arguments],
+                cwd=_ROOT,
                 env=self._environ | {_MARK: mark} | dict(step.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

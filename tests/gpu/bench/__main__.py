@@ -7,9 +7,10 @@ are measured one after the other in one process, over the same files.
 import argparse
 import asyncio
 import sys
+import traceback
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -26,6 +27,7 @@ from tests.gpu.results import Decode, Memory, Notebook, Prefill, Stack
 
 WARM_TOKENS: Final = 240
 _PAGE: Final = 256
+_LONGEST: Final = 4608
 _PREFILLS: Final = 3
 _MODES: Final = ("fp16", "q4")
 
@@ -39,6 +41,8 @@ class Measure:
     """Tokens that each stream gets first; the library settles within 205 steps."""
     tokens: int
     """Tokens that each gets under the clock."""
+    sizes: Sizes
+    """How the model is loaded: the same, whatever is measured of it."""
 
     def of(self, side: Side, model: str, batch: int, **more: str | None) -> Decode:
         """Speed of a batch; `more` are fields of the result."""
@@ -55,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     notebook = Notebook(args.out)
     engine = registry.engine_class(args.engine)
-    measure = Measure(args.batches, args.warm, args.tokens)
+    sizes = sizes_for(args.model, args.slots or max(args.batches))
+    measure = Measure(args.batches, args.warm, args.tokens, sizes)
     match args.what:
         case "compare":
             compare(notebook, engine, args.model, args.prompts, measure)
@@ -79,16 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", default="exllamav2", choices=registry.names())
     parser.add_argument("--batches", type=numbers, default=[1, 4, 16, 64])
     parser.add_argument("--prompts", type=numbers, default=[])
+    parser.add_argument("--slots", type=int, help="default: the largest batch")
     parser.add_argument("--warm", type=int, default=WARM_TOKENS)
     parser.add_argument("--tokens", type=int, default=NEW_TOKENS)
     parser.add_argument("--changed", help="what the environment says of a lever")
     return parser
 
 
-def sizes_for(batches: Sequence[int], prompts: Sequence[int]) -> Sizes:
-    """Room for the largest batch and the longest prompt."""
-    longest = max(prompts, default=0) + 2 * _PAGE
-    slots = max(batches)
+def sizes_for(folder: Path, slots: int) -> Sizes:
+    """Room for that many streams and for a long prompt."""
+    longest = min(_LONGEST, inspect_model(folder, folder.name).context)
     # Three pages for each, so that nobody waits for one.
     return Sizes(slots, longest, max(3 * _PAGE * slots, 2 * longest))
 
@@ -102,31 +107,40 @@ def compare(
 ) -> None:
     """exllamav2's own generator, freed again, and then ours."""
     notebook.add(weight_bytes={folder.name: weight_bytes(folder)})
-    sizes = sizes_for(measure.batches, prompts)
-    for open_side in _sides(engine, folder, sizes):
-        with open_side as side:
-            name = side.load.engine
-            notebook.add(load=[side.load])
-            for batch in measure.batches:
-                found = measure.of(side, folder.name, batch, engine=name)
-                notebook.add(decode=[found])
-            for tokens in prompts:
-                notebook.add(prefill=[_prefill(side, folder.name, name, tokens)])
+    for name, open_side in _sides(engine, folder, measure.sizes):
+        try:
+            with open_side as side:
+                _measure_side(notebook, side, folder.name, prompts, measure)
+        except Exception as error:  # the other side may do better
+            traceback.print_exc()
+            traceback.clear_frames(error.__traceback__)  # they hold its memory
+            notebook.add(notes=[f"{folder.name}, {name}: {error}"])
+
+
+def _measure_side(
+    notebook: Notebook, side: Side, model: str, prompts: Sequence[int], measure: Measure
+) -> None:
+    notebook.add(load=[side.load])
+    engine = side.load.engine
+    for batch in measure.batches:
+        notebook.add(decode=[measure.of(side, model, batch, engine=engine)])
+    for tokens in prompts:
+        notebook.add(prefill=[_prefill(side, model, engine, tokens)])
 
 
 def _sides(
     engine: type[Engine], folder: Path, sizes: Sizes
-) -> Iterator[AbstractContextManager[Side]]:
+) -> Iterator[tuple[str, AbstractContextManager[Side]]]:
     spec = spec_for(engine, folder, sizes)
     if engine.name == "exllamav2":
         from neuron.engines.exllamav2.backend import load_backend
         from neuron.engines.exllamav2.loading import prepare_devices
 
         prepare_devices(spec)
-        yield plain(load_backend(), folder, sizes)
+        yield PLAIN, plain(load_backend(), folder, sizes)
     else:  # where there is no GPU, both sides are the same
-        yield cortex(engine, spec, name=PLAIN)
-    yield cortex(engine, spec)
+        yield PLAIN, cortex(engine, spec, name=PLAIN)
+    yield CORTEX, cortex(engine, spec)
 
 
 def _prefill(side: Side, model: str, engine: str, tokens: int) -> Prefill:
@@ -143,7 +157,7 @@ def lever(
     measure: Measure,
 ) -> None:
     """Ours with one lever changed; the environment says so already."""
-    spec = spec_for(engine, folder, sizes_for(measure.batches, ()))
+    spec = spec_for(engine, folder, measure.sizes)
     with cortex(engine, spec, changed=changed) as side:
         notebook.add(load=[side.load])
         for batch in measure.batches:
@@ -175,11 +189,7 @@ async def stack(
     notebook: Notebook, engine: str, folder: Path, measure: Measure
 ) -> None:
     """The streams of `compare`, through gateway, neuron and worker."""
-    sizes = sizes_for(measure.batches, ())
-    entry = {
-        "engine": engine, "slots": sizes.slots, "max_seq_len": sizes.max_seq_len,
-        "cache_tokens": sizes.cache_tokens,
-    }  # fmt: skip
+    entry = {"engine": engine, **asdict(measure.sizes)}
     vocab = inspect_model(folder, folder.name).vocab_size
     with running_stack(folder, entry, serving_environ()) as gateway:
         await load(gateway.url, folder.name)

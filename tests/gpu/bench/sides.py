@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -44,13 +44,7 @@ def spec_for(engine: type[Engine], folder: Path, sizes: Sizes) -> LoadSpec:
     Raises:
         RuntimeError: it does not fit.
     """
-    plan, spec = planned(
-        engine,
-        folder,
-        slots=sizes.slots,
-        max_seq_len=sizes.max_seq_len,
-        cache_tokens=sizes.cache_tokens,
-    )
+    plan, spec = planned(engine, folder, **asdict(sizes))
     if not plan.fits:
         raise RuntimeError(f"{folder.name}: {plan.reason}")
     return spec

@@ -4,12 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from neuron.engines.exllamav2.extension import FOLDER_VARIABLE
+from neuron.engines.reference.engine import ReferenceEngine
 from tests.gpu import script
-from tests.gpu.results import Findings, Results
+from tests.gpu.bench import __main__ as bench
+from tests.gpu.models import write_tiny
+from tests.gpu.results import Findings, Results, read_findings
 
 GPU = Path(script.__file__).parent
 
@@ -66,6 +70,28 @@ def test_it_says_what_it_ran_on(results: Results) -> None:
     assert results.machine.cores >= 1
     assert "Python" in results.versions
     assert results.weight_bytes["synthetic-tiny"] > 0
+
+
+def test_a_side_that_fails_leaves_the_other_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first engine cannot be loaded."""
+    folder, out = write_tiny(tmp_path / "model"), tmp_path / "out.json"
+    loads: list[object] = []
+    own = ReferenceEngine.load
+
+    def load(self: ReferenceEngine, *arguments: Any) -> None:
+        loads.append(self)
+        if len(loads) == 1:
+            raise RuntimeError("CUDA says no")
+        own(self, *arguments)
+
+    monkeypatch.setattr(ReferenceEngine, "load", load)
+    few = ["--engine", "reference", "--batches", "1", "--warm", "12", "--tokens", "20"]
+    assert bench.main(["compare", str(out), str(folder), *few]) == 0
+    found = read_findings(out)
+    assert found.notes == ["model, plain: CUDA says no"]
+    assert [run.engine for run in found.decode] == ["cortex"]
 
 
 def test_every_file_of_checks_is_run() -> None:
