@@ -25,7 +25,11 @@ from tests.gpu.steps import Runner, Step
 PARTS: Final = ("checks", "bench", "levers", "stack")
 KERNELS: Final = ("attention", "sampling")
 """Files of checks that need neither the extension nor a model."""
-ENGINE: Final = ("matrices", "agreement", "scheduling", "levers", "speculation")
+TOGETHER: Final = {
+    "weights": ("matrices", "levers"),
+    "answers": ("agreement", "scheduling", "speculation"),
+}
+"""Those that may run at the same time: most of theirs is compiling, on one core."""
 ALONE: Final = ("loads", "daemon")
 """Those that count bytes of the GPU, and want nobody else there."""
 _ROOT: Final = Path(__file__).parents[2]
@@ -100,12 +104,13 @@ class Run:
             "GPU_RUN_MODELS": str(models),
         }
         if self.extension is not None:
-            if any(self.extension.glob(f"{MODULE}*.so")):
+            given = self.extension.resolve()
+            if any(given.glob(f"{MODULE}*.so")):
                 known = environ.get("PYTHONPATH")
-                paths = [str(self.extension), *([known] if known else [])]
+                paths = [str(given), *([known] if known else [])]
                 environ["PYTHONPATH"] = os.pathsep.join(paths)
             else:
-                environ[FOLDER_VARIABLE] = str(self.extension)
+                environ[FOLDER_VARIABLE] = str(given)
         return environ
 
     def _steps(self, runner: Runner, folder: Path, models: Path) -> None:
@@ -113,27 +118,30 @@ class Run:
             return str(folder / f"{name}.json")
 
         runner.run(Step("machine", ["-m", "tests.gpu.machine", out("machine")], 40))
-        if not self._prepare(runner, models, out):
+        checks = []
+        if "checks" in self.parts:
+            checks.append(runner.start(_checks("kernels", KERNELS, 150, out)))
+        is_ready = self._prepare(runner, models)
+        if is_ready and "checks" in self.parts:
+            for name, files in TOGETHER.items():
+                checks.append(runner.start(_checks(name, files, 150, out)))
+        for running in checks:
+            runner.finish(running)
+        if not is_ready:
             return
         if "checks" in self.parts:
-            runner.run(_checks("checks-engine", ENGINE, 150, out))
-            runner.run(_checks("checks-alone", ALONE, 130, out))
+            runner.run(_checks("alone", ALONE, 130, out))
         for step in self._benchmarks(models, out):
             runner.run(step)
 
-    def _prepare(self, runner: Runner, models: Path, out: Callable[[str], str]) -> bool:
-        """What can go on at the same time; whether extension and models are there."""
+    def _prepare(self, runner: Runner, models: Path) -> bool:
+        """Extension and models, at the same time; whether both are there."""
         writing = ["-m", "tests.gpu.models", str(models), *self.scale.sizes]
         needed = [runner.start(Step("models", writing, 150))]
         if self.scale is FULL and self.extension is None:
             build = ["-m", "neuron", "build-ext"]
             needed.append(runner.start(Step("extension", build, 300)))
-        kernels = None
-        if "checks" in self.parts:
-            kernels = runner.start(_checks("checks-kernels", KERNELS, 150, out))
         finished = [runner.finish(running) for running in needed]
-        if kernels is not None:
-            runner.finish(kernels)
         return all(finished)
 
     def _benchmarks(self, models: Path, out: Callable[[str], str]) -> list[Step]:
@@ -181,7 +189,8 @@ def _checks(
     how = ["-n", "0", "-q", "-W", "default", "-p", "tests.gpu.outcomes"]
     pytest = ["-m", "pytest", *how, *paths]
     # Failures are among the results; 5: none could be collected here.
-    return Step(name, pytest, deadline, {outcomes.FILE: out(name)}, fine=(0, 1, 5))
+    environ = {outcomes.FILE: out(f"checks-{name}")}
+    return Step(f"checks-{name}", pytest, deadline, environ, fine=(0, 1, 5))
 
 
 def changed_levers() -> list[str]:
