@@ -11,9 +11,10 @@ from typing import Any, Final
 from neuron.models.image_sizing import PixelBudget
 from neuron.models.vision import VisionInfo
 
+_MISTRAL: Final = "Mistral3ForConditionalGeneration"
 _PROCESSORS: Final = {
     "LlavaForConditionalGeneration": "PixtralImageProcessor",
-    "Mistral3ForConditionalGeneration": "PixtralImageProcessor",
+    _MISTRAL: "PixtralImageProcessor",
     "Qwen2VLForConditionalGeneration": "Qwen2VLImageProcessor",
     "Qwen2_5_VLForConditionalGeneration": "Qwen2VLImageProcessor",
     "Gemma3ForConditionalGeneration": "Gemma3ImageProcessor",
@@ -23,14 +24,16 @@ _PROCESSORS: Final = {
 
 def library_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
     """config.json's contents with what the library wants to read of the tower."""
+    found = dict(raw)
+    if _MISTRAL in raw.get("architectures", ()):
+        # What files leave out is false for transformers, and true for the library.
+        found.setdefault("multimodal_projector_bias", False)
     vision = raw.get("vision_config")
-    if not isinstance(vision, Mapping) or "patch_size" not in vision:
-        return dict(raw)
-    # The library has a second name for it in Qwen's.
-    return {
-        **raw,
-        "vision_config": {"spatial_patch_size": vision["patch_size"], **vision},
-    }
+    if isinstance(vision, Mapping) and "patch_size" in vision:
+        # The library has a second name for it in Qwen's.
+        size = {"spatial_patch_size": vision["patch_size"]}
+        found["vision_config"] = {**size, **vision}
+    return found
 
 
 def library_preprocessor(

@@ -4,9 +4,12 @@ Source: exllamav2 0.3.2: vlm/vision_tower.py, attn.py, device.py.
 """
 
 from copy import copy
-from typing import Any
+from typing import Any, Final
 
 from neuron.engines.base import Image
+
+_RMS_MERGER: Final = "qwen2.5"
+"""The library's name of a tower whose merger does not subtract the mean."""
 
 
 def make_tower(library: Any, config: Any, device: int) -> Any:
@@ -23,6 +26,8 @@ def make_tower(library: Any, config: Any, device: int) -> Any:
         if isinstance(module, library.attn.ExLlamaV2Attention):
             # The library gives it the language model's scale where that has its own.
             module.scaling = module.head_dim**-0.5
+    if tower.config.vision_model_type == _RMS_MERGER:
+        _merge_by_rms(library, tower)
     # Its constructor leaves these out. It turns by tables of its own and needs none of
     # the language model's positions: those of a context without rope are empty.
     tower.modules_dict, tower.cache_map, tower.loaded = {}, {}, False
@@ -32,6 +37,18 @@ def make_tower(library: Any, config: Any, device: int) -> Any:
     context.prepare(False)
     tower.device_context = [None] * device + [context]
     return tower
+
+
+def _merge_by_rms(library: Any, tower: Any) -> None:
+    """Give the merger the norm that it was trained with; the library has another."""
+    merger = tower.modules[-1]
+    theirs = merger.pre_layernorm
+    ours = library.rmsnorm.ExLlamaV2RMSNorm(
+        tower, theirs.key, archparams=tower.config.arch.mmp
+    )
+    ours.set_device_idx(theirs.device_idx)
+    merger.pre_layernorm = ours
+    merger.submodules[merger.submodules.index(theirs)] = ours
 
 
 class Tower:
