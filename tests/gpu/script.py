@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from neuron.engines.exllamav2.devices import VISIBLE
 from neuron.engines.exllamav2.extension import FOLDER_VARIABLE, MODULE
 from neuron.engines.exllamav2.levers import PREFIX, Levers
 from tests.gpu import outcomes
@@ -103,6 +104,8 @@ class Run:
             "XDG_STATE_HOME": str(folder / "state"),
             "GPU_RUN_MODELS": str(models),
         }
+        if self.scale is not FULL:
+            environ[VISIBLE] = ""  # the same on every machine
         if self.extension is not None:
             given = self.extension.resolve()
             if any(given.glob(f"{MODULE}*.so")):
