@@ -88,6 +88,7 @@ def _why_not(loaded: "LoadedModel", levers: Levers) -> str | None:
     return why_not(
         loaded.config,
         set(loaded.placed.layers),
+        loaded.limits.decode_rows,
         tensor_parallel=loaded.model.tp_context is not None,
     )
 

@@ -60,6 +60,9 @@ def make_config(library: Any, memory: ModelMemory, options: LoadOptions) -> Any:
     config.scale_alpha_value = extension.alpha
     # Its fallback on torch's attention lets tokens see those after them.
     config.no_sdpa = True
+    # Its graphs of single layers keep the tables that they were recorded with, and a
+    # prompt with images is turned by tables of its own.
+    config.no_graphs |= config.arch.lm.mrope
     config.arch_compat_overrides(quiet=True)
     if config.no_flash_attn:
         raise EngineError(
@@ -167,3 +170,16 @@ def correct_tables(model: Any, memory: ModelMemory, options: LoadOptions) -> Non
         # A device that holds no layer has no tables.
         if context is not None and context.ready:
             replace_tables(context, rope, memory.max_seq_len)
+
+
+def correct_windows(library: Any, model: Any) -> None:
+    """Let windowed layers attend to as many keys as their models were trained with.
+
+    The library gives flash-attn the number of keys for that of keys *before* a query's
+    own. A window of 1, which it takes for none once it is less, is left as it is.
+    """
+    for module in model.modules:
+        if isinstance(module, library.parallel_decoder.ExLlamaV2ParallelDecoder):
+            module = module.attn
+        if isinstance(module, library.attn.ExLlamaV2Attention):
+            module.sliding_window -= module.sliding_window > 1

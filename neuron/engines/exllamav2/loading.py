@@ -26,6 +26,7 @@ from neuron.engines.exllamav2.failures import is_out_of_memory
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.library_model import (
     correct_tables,
+    correct_windows,
     make_config,
     make_model,
 )
@@ -43,6 +44,7 @@ from neuron.engines.exllamav2.vision import Eyes
 from neuron.engines.exllamav2.vision_tower import Tower, make_tower
 from neuron.engines.exllamav2.vram import MeasuredMemory, Vram, used_at_start
 from neuron.engines.exllamav2.wanted import wanted_tensors
+from neuron.engines.exllamav2.whole_step import why_not
 from neuron.protocol.paths import state_dir
 from neuron.protocol.types import LoadOptions
 
@@ -289,15 +291,24 @@ class _Work:
         if options.tensor_parallel:
             made = self._split_model(config)
         else:
+            if model is self.load.model:
+                config.no_graphs |= self._is_recorded(config, places)
             made = make_model(library, config, memory, places)
             self.models.append(made)
             correct_tables(made, memory, options)
+            correct_windows(library, made)
             # Tables are made in float32, several times their size.
             self.vram.give_back()
             self._fill(made, places[0], stage)
         made.loaded = True
         library.stloader.cleanup_stfiles()
         return made
+
+    def _is_recorded(self, config: Any, places: tuple[int, ...]) -> bool:
+        """Whether graphs of single layers would be recorded within whole steps'."""
+        rows = self.load.limits.decode_rows
+        reason = why_not(config, set(places), rows, tensor_parallel=False)
+        return self.load.may_record and reason is None
 
     def _fill(self, model: Any, first: int, stage: str) -> None:
         embedding = first if self.load.device_embedding else -1

@@ -60,14 +60,18 @@ class Requirements:
         return seen(self.model.info, self.options)
 
     @property
+    def may_record(self) -> bool:
+        """Whether decode steps are to be recorded, if the model allows for it."""
+        wanted = self.cuda_graphs and self.device_embedding
+        return wanted and not self.adapters and not self.options.tensor_parallel
+
+    @property
     def cache_size(self) -> int:
         """Tokens that the cache is made for.
 
         Where decode steps are recorded, a page more, which no sequence ever has.
         """
-        recorded = self.cuda_graphs and self.device_embedding
-        spare = PAGE if recorded and not self.options.tensor_parallel else 0
-        return whole_pages(self.cache_tokens) + spare
+        return whole_pages(self.cache_tokens) + PAGE * self.may_record
 
     def memory_of(self, model: Description) -> ModelMemory:
         """Needs of the model, or of the one that drafts for it."""

@@ -7,25 +7,43 @@ memory, so that it can be recorded.
 from collections.abc import Callable
 from typing import Any, Final
 
-_BUSY_EXPERTS: Final = 128
-"""With so many experts the library asks the host which of them to launch."""
+_ROUTED_EXPERTS: Final = (4, 8, 16)
+"""Among so many the library's kernels choose by themselves, for a few rows."""
+_ROUTED_ROWS: Final = 4
+_PACKED: Final = (".q_weight", ".qweight")
 
 
-def why_not(config: Any, devices: set[int], *, tensor_parallel: bool) -> str | None:
+def why_not(
+    config: Any, devices: set[int], rows: int, *, tensor_parallel: bool
+) -> str | None:
     """None where a step of the model can be recorded, else why not.
 
     Args:
         config: the library's `ExLlamaV2Config`.
         devices: indexes of the GPUs that hold layers.
+        rows: tokens of the largest step.
         tensor_parallel: layers are split over GPUs.
     """
     if tensor_parallel:
         return "layers are split over GPUs"
     if len(devices) != 1:
         return f"layers are on {len(devices)} devices"
-    if config.num_experts == _BUSY_EXPERTS:
-        return f"the host routes among {_BUSY_EXPERTS} experts"
+    if config.arch.lm.keys["learned_pos_emb"]:
+        return "the host looks positions up"
+    if config.arch.lm.is_moe:
+        return _why_not_experts(config, rows)
     return None
+
+
+def _why_not_experts(config: Any, rows: int) -> str | None:
+    """The library asks the host which experts to launch, but for few of both."""
+    packed = any(
+        ".experts." in name and name.endswith(_PACKED)
+        for name in config.tensor_file_map
+    )
+    if packed and config.num_experts in _ROUTED_EXPERTS and rows <= _ROUTED_ROWS:
+        return None
+    return f"the host routes {rows} tokens among {config.num_experts} experts"
 
 
 def paged_forward(

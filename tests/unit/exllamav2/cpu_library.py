@@ -28,16 +28,20 @@ class Handles:
         self._numbers = count(1)
         self.living: dict[int, str] = {}
         self.loras: list[Mapping[int, Any]] = []
+        self.graphs: set[bool] = set()
+        """What blocks were told of recording graphs of their own."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("make_q_"):
-            return lambda *_: self._make(name.removeprefix("make_"))
+            return lambda *given: self._make(name.removeprefix("make_"), given)
         if name.startswith("free_q_"):
             return lambda handle: self.living.pop(handle)
         return getattr(self._extension, name)
 
-    def _make(self, kind: str) -> int:
+    def _make(self, kind: str, given: tuple[Any, ...]) -> int:
         handle = next(self._numbers)
+        if kind in ("q_attn", "q_mlp"):
+            self.graphs.add(given[-1])
         self.living[handle] = kind
         return handle
 

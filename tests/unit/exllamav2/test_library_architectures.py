@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from neuron.engines.exllamav2.description import Description
+from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.scratch import fixed_scratch
 from neuron.engines.exllamav2.support import unsupported_reason
 from neuron.models.info import ModelInfo
@@ -136,6 +137,10 @@ MODELS: Final[dict[str, tuple[Any, Mapping[str, Any], dict[str, Any]]]] = {
         _gemma2, {}, {"sliding_window": 64, "attn_logit_softcapping": 50.0},
     ),
     "CohereForCausalLM": (_cohere, PACKED_HEAD, {"layer_norm_eps": 1e-5}),
+    "Cohere2ForCausalLM": (
+        _cohere, PACKED_HEAD,
+        {"layer_norm_eps": 1e-5, "sliding_window": 64, "sliding_window_pattern": 4},
+    ),
     "Qwen3MoeForCausalLM": (
         _experts, PACKED_HEAD,
         {"num_experts": EXPERTS, "num_experts_per_tok": 2,
@@ -189,6 +194,46 @@ def test_plan_is_what_the_library_asks_for(
     kept = sum(tensor.nbytes for tensor in tensors_of(loaded.model).values())
     planned = sum(m.arena_bytes + m.loose_bytes for m in model.modules)
     assert planned == pytest.approx(kept, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "windows"),
+    [("Gemma2ForCausalLM", [63, 0]), ("Cohere2ForCausalLM", [63, 63])],
+)
+def test_windowed_layers_see_as_many_keys_as_they_were_trained_with(
+    tmp_path: Path, library: tuple[Any, Handles], name: str, windows: list[int]
+) -> None:
+    """flash-attn is told how many it sees before its own."""
+    info = written(tmp_path / "m", name)
+    hollow.with_the_bundled_tokenizer(info.path)
+    loaded = load(library[0], spec_of(info))
+    attention = (getattr(m, "attn", m) for m in loaded.model.modules)
+    found = [m.sliding_window for m in attention if hasattr(m, "sliding_window")]
+    assert found == windows
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "levers", "graphs"),
+    [
+        ("Qwen3ForCausalLM", {}, Levers(), False),
+        ("Qwen3ForCausalLM", {}, Levers(cuda_graphs=False), True),
+        ("Qwen3ForCausalLM", {}, Levers(device_embedding=False), True),
+        ("Qwen3MoeForCausalLM", {"slots": 4}, Levers(), False),
+        ("Qwen3MoeForCausalLM", {"slots": 5}, Levers(), True),
+    ],
+)
+def test_layers_record_no_graphs_where_whole_steps_are_recorded(
+    tmp_path: Path,
+    library: tuple[Any, Handles],
+    name: str,
+    changes: dict[str, Any],
+    levers: Levers,
+    graphs: bool,
+) -> None:
+    info = written(tmp_path / "m", name)
+    hollow.with_the_bundled_tokenizer(info.path)
+    load(library[0], spec_of(info, **changes), levers=levers)
+    assert library[1].graphs == {graphs}
 
 
 def _is_quantized(module: Any) -> bool:

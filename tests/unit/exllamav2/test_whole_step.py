@@ -52,19 +52,33 @@ def test_one_sequence_is_no_stretch_of_the_cache(library: Any) -> None:
     assert not own.is_sequential
 
 
+def config_of(
+    experts: int = 0, positions: str | None = None, kind: str = "q_weight"
+) -> Any:
+    lm = SimpleNamespace(is_moe=experts > 0, keys={"learned_pos_emb": positions})
+    weight = f"model.layers.0.mlp.experts.0.up_proj.{kind}"
+    return SimpleNamespace(
+        arch=SimpleNamespace(lm=lm), num_experts=experts, tensor_file_map={weight: ""}
+    )
+
+
 @pytest.mark.parametrize(
-    ("experts", "devices", "tensor_parallel", "reason"),
+    ("config", "devices", "rows", "tensor_parallel", "reason"),
     [
-        (None, {0}, False, None),
-        (8, {1}, False, None),
-        (128, {0}, False, "128 experts"),
-        (None, {0, 1}, False, "2 devices"),
-        (None, {0, 1}, True, "split over GPUs"),
+        (config_of(), {0}, 99, False, None),
+        (config_of(8), {1}, 4, False, None),
+        (config_of(8, kind="qweight"), {1}, 4, False, None),
+        (config_of(8), {0}, 5, False, "5 tokens among 8 experts"),
+        (config_of(6), {0}, 1, False, "1 tokens among 6 experts"),
+        (config_of(128), {0}, 1, False, "128 experts"),
+        (config_of(8, kind="weight"), {0}, 1, False, "8 experts"),
+        (config_of(positions="model.wpe"), {0}, 1, False, "looks positions up"),
+        (config_of(), {0, 1}, 1, False, "2 devices"),
+        (config_of(), {0, 1}, 1, True, "split over GPUs"),
     ],
 )
 def test_says_why_a_step_cannot_be_recorded(
-    experts: int | None, devices: set[int], tensor_parallel: bool, reason: str | None
+    config: Any, devices: set[int], rows: int, tensor_parallel: bool, reason: str | None
 ) -> None:
-    config = SimpleNamespace(num_experts=experts)
-    said = why_not(config, devices, tensor_parallel=tensor_parallel)
+    said = why_not(config, devices, rows, tensor_parallel=tensor_parallel)
     assert said is None if reason is None else reason in (said or "")
