@@ -118,7 +118,7 @@ def read_vision(
     Raises:
         ModelError: a file is missing or malformed; it is named, with the key at fault.
     """
-    family = _FAMILIES.get(architecture)
+    family = FAMILIES.get(architecture)
     if family is None or family.syntax.written not in template:
         return None
     preprocessor = Settings.read(folder / PREPROCESSOR)
@@ -127,14 +127,14 @@ def read_vision(
 
 
 @dataclass(frozen=True, slots=True)
-class _Family:
+class Family:
     syntax: ImageSyntax
     sizing: Callable[[Settings, Settings], Sizing]
     resample: int | None = None
     """The one that the family always uses."""
 
 
-def _resample(family: _Family, preprocessor: Settings) -> int:
+def _resample(family: Family, preprocessor: Settings) -> int:
     if family.resample is not None:
         return family.resample
     found = preprocessor.get("resample")
@@ -198,11 +198,11 @@ def _qwen(config: Settings, preprocessor: Settings) -> Sizing:
     )
 
 
-_FAMILIES: Final[Mapping[str, _Family]] = {
-    "LlavaForConditionalGeneration": _Family(_PIXTRAL, _pixtral),
-    "Mistral3ForConditionalGeneration": _Family(_PIXTRAL, _pixtral),
-    "Qwen2VLForConditionalGeneration": _Family(_QWEN, _qwen, _BICUBIC),
-    "Qwen2_5_VLForConditionalGeneration": _Family(_QWEN, _qwen, _BICUBIC),
-    "Gemma3ForConditionalGeneration": _Family(_GEMMA, _siglip),
+FAMILIES: Final[Mapping[str, Family]] = {
+    "LlavaForConditionalGeneration": Family(_PIXTRAL, _pixtral),
+    "Mistral3ForConditionalGeneration": Family(_PIXTRAL, _pixtral),
+    "Qwen2VLForConditionalGeneration": Family(_QWEN, _qwen, _BICUBIC),
+    "Qwen2_5_VLForConditionalGeneration": Family(_QWEN, _qwen, _BICUBIC),
+    "Gemma3ForConditionalGeneration": Family(_GEMMA, _siglip),
 }
 """config.json's architecture → family."""

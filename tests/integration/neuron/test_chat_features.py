@@ -19,6 +19,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from neuron.models.bundled import bundled_root
 from neuron.protocol import routes
 from tests.integration.neuron.conftest import MODEL, Neuron, client_of
+from tests.support.pictures import noise, part_of
 from tests.support.processes import running_neuron, temporary_home
 
 CHATTY = "chatty"
@@ -451,6 +452,20 @@ def test_what_the_models_can_do_is_told(chatty: Neuron) -> None:
     assert "tools" not in can[MODEL]
     assert can[CHATTY] == can[MODEL] | {"chat_template", "tools"}
     assert can[THINKER] == can[CHATTY] | {"reasoning"}
+
+
+def test_a_model_that_reads_text_alone_refuses_an_image(
+    chatty: Neuron, client: OpenAI
+) -> None:
+    content: Any = [{"type": "text", "text": "What is it?"}, part_of(noise(16, 16))]
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(
+            model=CHATTY, messages=[{"role": "user", "content": content}]
+        )
+    assert error.value.param == "messages[0].content[1]"
+    assert error.value.code == "unsupported_parameter"
+    models = chatty.http.get(routes.MODELS).json()["models"]
+    assert not any("vision" in model["capabilities"] for model in models)
 
 
 def test_what_cannot_be_is_named(client: OpenAI) -> None:
