@@ -11,7 +11,6 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Final
 
 from neuron.engines.exllamav2.gpus import find_gpus
@@ -54,10 +53,12 @@ def versions() -> dict[str, str]:
 
 def ceilings(file: Path) -> Ceilings:
     """Bandwidths of device memory, of the bus, and of reading `file`."""
+    from tests.gpu.bench.loading import read_rate
+
     return Ceilings(
         device_copy_gb_s=_device_copy(),
         pinned_to_device_gb_s=_pinned_to_device(),
-        file_read_gb_s=_file_read(file),
+        file_read_gb_s=max(read_rate([file]) for _ in range(2)) / 1e9,
     )
 
 
@@ -93,18 +94,6 @@ def _timed(work: Callable[[], object]) -> float:
         end.synchronize()
         times.append(start.elapsed_time(end) / 1e3)
     return float(median(times))
-
-
-def _file_read(file: Path) -> float:
-    buffer = bytearray(64 << 20)
-    times = []
-    for _ in range(2):
-        with file.open("rb", buffering=0) as stream:
-            start = perf_counter()
-            while stream.readinto(buffer):
-                pass
-            times.append(perf_counter() - start)
-    return file.stat().st_size / min(times) / 1e9
 
 
 def _vram(index: int) -> int:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -89,11 +90,13 @@ class Run:
                 self._steps(runner, folder, models)
             except KeyboardInterrupt:
                 runner.notes.append("the run was interrupted")
-            finally:
-                runner.stop()
-                self._collect(results, runner, folder)
-                if not models.is_relative_to(folder):
-                    shutil.rmtree(models, ignore_errors=True)
+            except Exception as error:  # what there is already has to be written
+                traceback.print_exc()
+                runner.notes.append(f"the run failed: {error}")
+            runner.stop()
+            self._collect(results, runner, folder)
+            if not models.is_relative_to(folder):
+                shutil.rmtree(models, ignore_errors=True)
         return results
 
     def _environ(self, folder: Path, models: Path) -> dict[str, str]:
@@ -179,7 +182,10 @@ class Run:
 
     def _collect(self, results: Results, runner: Runner, folder: Path) -> None:
         for file in sorted(folder.glob("*.json")):
-            results.take(read_findings(file))
+            try:
+                results.take(read_findings(file))
+            except ValueError as error:
+                results.notes.append(f"{file.name}: {error}")
         results.notes += runner.notes
         results.seconds = round(time.monotonic() - self._began, 1)
 

@@ -84,6 +84,27 @@ def test_a_load_that_does_not_fit_is_refused_with_numbers(
     assert torch.cuda.memory_allocated() == before
 
 
+def test_weights_come_about_as_fast_as_disk_and_bus_allow(
+    engine_class: type[Engine],
+    large: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    from neuron.engines.exllamav2 import loading
+    from neuron.engines.exllamav2.backend import load_backend
+    from tests.gpu.bench.loading import load_speed
+
+    _, spec = planned(engine_class, large, slots=1, cache_tokens=512)
+    loading.prepare_devices(spec)
+    backend = load_backend()
+    made = loading.load_model(backend, spec, lambda *_: None, lambda: False)
+    speed = load_speed(made.transfer, large.glob("*.safetensors"), "cuda:0")
+    loading.free(made)
+    record_property("gb_per_s", speed.loaded / 1e9)
+    record_property("share_of_disk", speed.share_of_disk)
+    record_property("share_of_pcie", speed.share_of_pcie)
+    assert max(speed.share_of_disk, speed.share_of_pcie) > 0.5
+
+
 def test_plans_are_right(
     large: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

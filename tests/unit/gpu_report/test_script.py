@@ -101,6 +101,21 @@ def test_a_run_without_models_measures_nothing(
     assert found.machine is not None
 
 
+def test_whatever_happens_there_are_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_run: script.Run, _runner: object, folder: Path, _models: Path) -> None:
+        (folder / "machine.json").write_text('{"versions": {"x": "1"}}')
+        (folder / "cut.json").write_text('{"versions"')
+        raise OSError("no space left")
+
+    monkeypatch.setattr(script.Run, "_steps", fail)
+    found = script.Run(scale=script.QUICK, commit="x").run()
+    assert found.versions == {"x": "1"}
+    assert found.notes[0].startswith("cut.json: ")
+    assert found.notes[1] == "the run failed: no space left"
+
+
 def test_an_extension_is_taken_from_either_kind_of_folder(tmp_path: Path) -> None:
     run = script.Run(extension=tmp_path)
     kept = run._environ(tmp_path, tmp_path)
