@@ -118,7 +118,9 @@ class Staging:
                 self._files[transfer.file] = os.open(transfer.file, os.O_RDONLY)
             device = transfer.target.device
             if device.type == "cuda" and device not in self._streams:
-                self._streams[device] = torch.cuda.Stream(device)
+                self._streams[device] = stream = torch.cuda.Stream(device)
+                # What the targets' memory was last used for may not be over.
+                stream.wait_stream(torch.cuda.current_stream(device))
         pinned = bool(self._streams)
         for _ in range(_BUFFERS):
             memory = torch.empty(

@@ -21,6 +21,7 @@ _MAX_ROWS: Final = 65535
 """A row's number is kept in 16 bits."""
 _ROW_STEP: Final = 32
 _LAYER_PARTS: Final = ("attention", "mlp")
+_MLPS: Final = ("mlp", "experts")
 
 
 def unsupported_reason(info: ModelInfo) -> str | None:
@@ -139,6 +140,18 @@ def _check_shapes(model: Description) -> None:
             )
 
 
+def _check_activation(model: Description) -> None:
+    """The kernel takes two columns a thread, and no half of a block."""
+    columns = model.sizes.intermediate
+    if -(-columns // _ROW_STEP) % 2 and any(
+        module.quantized for module in model.modules if module.kind in _MLPS
+    ):
+        raise UnsupportedModelError(
+            f"an MLP of {columns} columns: exllamav2 would leave the last {_ROW_STEP} "
+            f"of them without activation, where they are no multiple of {2 * _ROW_STEP}"
+        )
+
+
 def _check_mixture(model: Description) -> None:
     for module in model.modules:
         kinds = {linear.quantized for linear in module.linears}
@@ -193,6 +206,7 @@ _CHECKS: Final[tuple[Callable[[Description], None], ...]] = (
     _check_dtypes,
     _check_packing,
     _check_shapes,
+    _check_activation,
     _check_mixture,
     _check_completeness,
 )

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ Change = Callable[[dict[str, Any], dict[str, Any]], None]
 def test_bundled_model_is_supported() -> None:
     info = inspect_model(bundled_root() / "tinystories-15m", "bundled")
     assert unsupported_reason(info) is None
+
+
+def test_any_width_of_an_mlp_without_the_librarys_kernels(tmp_path: Path) -> None:
+    shape = replace(SMALL, intermediate=480)
+    assert unsupported_reason(hollow.write_llama(tmp_path / "m", shape, "fp16")) is None
 
 
 @pytest.mark.parametrize("kind", ["exl2", "gptq", "fp16"])
@@ -79,6 +85,7 @@ _DOWN = "model.layers.1.mlp.down_proj"
         (_settings(head_dim=16), "head_dim 16 is not"),
         (_settings(rope_scaling={"rope_type": "dynamic"}), "rope type 'dynamic'"),
         (_settings(rope_parameters={"rope_type": "odd"}), "rope type 'odd'"),
+        (_settings(intermediate_size=480), "an MLP of 480 columns"),
         (_settings(num_key_value_heads=3), "num_attention_heads 8 is no multiple"),
         (_quantization(quant_method="awq"), "quant_method 'awq'"),
         (_dtype("model.layers.0.input_layernorm.weight", "F8_E4M3"), "is F8_E4M3"),
