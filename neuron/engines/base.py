@@ -232,6 +232,9 @@ class EngineStats:
     generated_tokens: int = 0
     preemptions: int = 0
     """Times that a running request gave its pages up for older ones."""
+    accepted_draft_tokens: int = 0
+    """Guesses of speculative decoding that became output; and those that did not."""
+    rejected_draft_tokens: int = 0
     memory_bytes: int | None = None
     """Weights, cache and scratch as measured; None where it cannot be told."""
 

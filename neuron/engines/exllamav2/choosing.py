@@ -1,6 +1,7 @@
 """Everyone's next token, from one batch of logits."""
 
 from collections.abc import Sequence as Batch
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -24,8 +25,26 @@ _UNUSED: Final = RowSampling(
 """Of a row whose choice is thrown away."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a token is to be chosen: behind a sequence, and behind guesses at it."""
+
+    sequence: Sequence
+    ahead: Batch[int] = ()
+    """Tokens that are taken to be the sequence's next."""
+
+    @property
+    def generated(self) -> int:
+        return self.sequence.generated + len(self.ahead)
+
+    @property
+    def must_go_on(self) -> bool:
+        """Whether stop ids are still forbidden."""
+        return self.generated < self.sequence.request.min_new_tokens
+
+
 class Chooser:
-    """Samples for the sequences of a batch, each as its request says."""
+    """Samples at some places, at each as its request says."""
 
     def __init__(self, vocab: int, *, on_device: bool) -> None:
         """`on_device` samples where the logits are, else on the CPU."""
@@ -33,21 +52,21 @@ class Chooser:
         self._on_device = on_device
 
     def choose(
-        self, logits: torch.Tensor, batch: Batch[Sequence]
+        self, logits: torch.Tensor, places: Batch[Place]
     ) -> list[Sampled | EngineError]:
-        """The next token of each, or why that one has none.
+        """The token at each place, or why there is none.
 
         Args:
-            logits: [batch, padded vocab], on any device.
-            batch: in the order of the rows.
+            logits: [places, padded vocab], on any device.
+            places: in the order of the rows.
         """
         if not self._on_device:
             logits = logits.float().cpu()
         problems: dict[int, EngineError] = {}
         rows = []
-        for index, sequence in enumerate(batch):
+        for index, place in enumerate(places):
             try:
-                rows.append(_row(sequence, logits.device))
+                rows.append(_row(place, logits.device))
             except EngineError as error:
                 problems[index] = error
                 rows.append(_UNUSED)
@@ -65,25 +84,26 @@ def _problem(logits: torch.Tensor) -> EngineError:
     return EngineError("no token is left that may come next", code="sampling_failed")
 
 
-def _row(sequence: Sequence, device: torch.device) -> RowSampling:
-    """What to sample for it, with logits on that device.
+def _row(place: Place, device: torch.device) -> RowSampling:
+    """What to sample there, with logits on that device.
 
     Raises:
         EngineError: the request's constraint failed, or leaves nothing.
     """
+    sequence = place.sequence
     request = sequence.request
     mask, blocked = None, frozenset[int]()
     if sequence.constrained is not None:
-        allowed = sequence.constrained.allowed(may_stop=not sequence.must_go_on)
+        allowed = sequence.constrained.allowed(may_stop=not place.must_go_on)
         mask = _packed(allowed)
-    elif sequence.must_go_on:
+    elif place.must_go_on:
         blocked = request.stop_ids
     penalty = request.sampling.repetition_penalty != 1
     return RowSampling(
         params=request.sampling,
-        uniform=sequence.uniforms.at(sequence.generated),
+        uniform=sequence.uniforms.at(place.generated),
         prompt_ids=_distinct_prompt(sequence, device) if penalty else (),
-        output_ids=_output(sequence),
+        output_ids=_output(place),
         mask=mask,
         blocked=blocked,
         top_logprobs=request.top_logprobs,
@@ -97,8 +117,9 @@ def _distinct_prompt(sequence: Sequence, device: torch.device) -> torch.Tensor:
     return sequence.distinct_prompt
 
 
-def _output(sequence: Sequence) -> list[int]:
-    """Its tokens so far, if they matter for the next one."""
+def _output(place: Place) -> list[int]:
+    """The tokens before it, if they matter for the one there."""
+    sequence = place.sequence
     params = sequence.request.sampling
     if (
         params.repetition_penalty == 1
@@ -106,7 +127,7 @@ def _output(sequence: Sequence) -> list[int]:
         and params.presence_penalty == 0
     ):
         return []
-    return sequence.tokens[sequence.prompt_tokens :]
+    return [*sequence.tokens[sequence.prompt_tokens :], *place.ahead]
 
 
 def _packed(allowed: NDArray[np.bool_]) -> NDArray[np.int32]:

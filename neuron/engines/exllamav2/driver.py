@@ -18,10 +18,14 @@ from neuron.engines.base import (
 from neuron.engines.constrained import Constrained
 from neuron.engines.exllamav2 import failures
 from neuron.engines.exllamav2.choosing import Chooser
+from neuron.engines.exllamav2.drafting import draft_tokens
 from neuron.engines.exllamav2.generator import DecodeSteps, PagedGenerator
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.scheduler import Scheduler
 from neuron.engines.exllamav2.sequence import Sequence
+from neuron.engines.exllamav2.speculation.draft_proposer import DraftProposer
+from neuron.engines.exllamav2.speculation.proposer import NgramProposer, Proposer
+from neuron.engines.exllamav2.speculation.speculator import Speculator
 from neuron.engines.exllamav2.uniforms import Uniforms
 from neuron.engines.exllamav2.vision import with_images
 from neuron.engines.validation import check_request
@@ -45,16 +49,20 @@ class GenerationDriver:
         spec: LoadSpec,
         levers: Levers,
         steps: DecodeSteps | None = None,
+        draft_steps: DecodeSteps | None = None,
     ) -> None:
         """
         Args:
             loaded: the model.
             spec: how it was loaded.
-            levers: `prefill_chunk` and `device_sampling` are heeded here.
+            levers: those of sampling, speculation and prefill are heeded here.
             steps: compute decode steps; the library's own pass where None.
+            draft_steps: those of the draft model, likewise.
         """
         self._loaded = loaded
         self._decode_steps = steps
+        self._draft_steps = draft_steps
+        self._guesses = draft_tokens(spec.options) if levers.speculate_up_to else 0
         self._masks = ThreadPoolExecutor(_MASK_THREADS, "masks")
         self._slots = spec.slots
         self.generator = self._new_generator()
@@ -63,7 +71,12 @@ class GenerationDriver:
         self._vocab: int = loaded.config.vocab_size
         chooser = Chooser(self._vocab, on_device=levers.device_sampling)
         self._scheduler = Scheduler(
-            self.generator, chooser, spec.slots, levers.prefill_chunk, loaded.eyes
+            self.generator,
+            chooser,
+            Speculator(self._proposer(), self._guesses, levers.speculate_up_to),
+            spec.slots,
+            levers.prefill_chunk,
+            loaded.eyes,
         )
         self._steps = 0
         self._failed_in_a_row = 0
@@ -108,7 +121,7 @@ class GenerationDriver:
         return bool(self._scheduler.running or self._scheduler.waiting)
 
     def step(self) -> list[EngineEvent]:
-        """One chunk of prompt tokens and one token for everyone who decodes.
+        """One chunk of prompt tokens, and a token or more for everyone who decodes.
 
         Raises:
             EngineError: fatal; the process has to be replaced.
@@ -137,6 +150,8 @@ class GenerationDriver:
             cached_tokens=scheduler.cached_tokens,
             generated_tokens=scheduler.generated_tokens,
             preemptions=scheduler.preemptions,
+            accepted_draft_tokens=scheduler.accepted_draft_tokens,
+            rejected_draft_tokens=scheduler.rejected_draft_tokens,
             memory_bytes=self._loaded.memory.total,
         )
 
@@ -162,4 +177,15 @@ class GenerationDriver:
         self._scheduler.restart(self.generator, error, events)
 
     def _new_generator(self) -> PagedGenerator:
-        return PagedGenerator(self._loaded, self._slots, self._decode_steps)
+        return PagedGenerator(
+            self._loaded,
+            self._slots,
+            self._decode_steps,
+            self._draft_steps,
+            guesses=self._guesses,
+        )
+
+    def _proposer(self) -> Proposer | None:
+        if not self._guesses:
+            return None
+        return NgramProposer() if self._loaded.draft is None else DraftProposer()

@@ -101,6 +101,29 @@ class PagedJob(ExLlamaV2DynamicJob):  # type: ignore[misc]
             held.append(page)
         self._sequence.block_index_tensor = None
 
+    def overwrite(self, tokens: int) -> None:
+        """The next pass writes so many behind what is computed.
+
+        Whether they count or not, what was in the pages is lost, and cannot be found
+        again when they are given back.
+        """
+        first = self.computed // self.page_size
+        end = -(-(self.computed + tokens) // self.page_size)
+        for page in self._sequence.allocated_pages[first:end]:
+            page.can_revert = False
+
+    def behind(self, tokens: int) -> list[slice]:
+        """Where in the cache those tokens are written, up to each page's end."""
+        size = self.page_size
+        first, offset = divmod(self.computed, size)
+        end = -(-(self.computed + tokens) // size)
+        pages = self._sequence.allocated_pages[first:end]
+        starts = [page.page_index * size for page in pages]
+        return [
+            slice(start + offset * (number == 0), start + size)
+            for number, start in enumerate(starts)
+        ]
+
     def advance(self, tokens: Sequence[int]) -> None:
         """The next tokens' keys and values are in the cache; full pages get names."""
         sequence, size = self._sequence, self.page_size

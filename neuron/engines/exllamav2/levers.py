@@ -31,6 +31,9 @@ class Levers:
     triton_gemm: bool = False
     """Multiply for 5 to 64 rows on tensor cores, in recorded steps; not measured yet
     against the library's kernels, and so off."""
+    speculate_up_to: int = 8
+    """Sequences that decode at once with guesses by a draft model or by n-grams; for
+    more of them, checking guesses costs more than it gives. 0: never."""
     prefill_chunk: int = 1024
     """Prompt tokens computed in one step while others decode: bounds what they wait."""
 
@@ -46,7 +49,7 @@ class Levers:
             name = PREFIX + field.name.upper()
             text = environment.get(name)
             if text is not None:
-                parse = _switch if field.type is bool else _chunk
+                parse = _switch if field.type is bool else _NUMBERS[field.name]
                 found[field.name] = parse(name, text.strip().lower())
         return cls(**found)  # type: ignore[arg-type]
 
@@ -58,11 +61,24 @@ def _switch(name: str, text: str) -> bool:
 
 
 def _chunk(name: str, text: str) -> int:
-    tokens = int(text) if text.isascii() and text.isdigit() else 0
+    tokens = int(text) if _is_number(text) else 0
     if tokens < _PAGE or tokens % _PAGE:
         raise _invalid(name, f"{text!r} is no multiple of {_PAGE} from {_PAGE} on")
     return tokens
 
 
+def _count(name: str, text: str) -> int:
+    if not _is_number(text):
+        raise _invalid(name, f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _invalid(name: str, reason: str) -> EngineError:
     return EngineError(f"{name}: {reason}", code="invalid_value", param=name)
+
+
+_NUMBERS: Final = {"speculate_up_to": _count, "prefill_chunk": _chunk}

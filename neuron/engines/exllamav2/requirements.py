@@ -69,9 +69,11 @@ class Requirements:
     def cache_size(self) -> int:
         """Tokens that the cache is made for.
 
-        Where decode steps are recorded, a page more, which no sequence ever has.
+        Where decode steps are recorded or check guesses, a page more, which no sequence
+        ever has.
         """
-        return whole_pages(self.cache_tokens) + PAGE * self.may_record
+        has_spare = self.may_record or self.limits.query_length > 1
+        return whole_pages(self.cache_tokens) + PAGE * has_spare
 
     def memory_of(self, model: Description) -> ModelMemory:
         """Needs of the model, or of the one that drafts for it."""

@@ -11,9 +11,8 @@ always goes on, since every request fits into an empty pool.
 """
 
 from collections import deque
+from functools import partial
 from typing import Final, Literal
-
-import torch
 
 from neuron.engines.base import (
     EngineError,
@@ -23,13 +22,15 @@ from neuron.engines.base import (
     PrefillProgress,
     Started,
     TokenEvent,
-    TokenLogprobs,
 )
 from neuron.engines.exllamav2.choosing import Chooser
 from neuron.engines.exllamav2.failures import NotFiniteError, interrupted
 from neuron.engines.exllamav2.generator import PagedGenerator
 from neuron.engines.exllamav2.prompt_scores import score_prompt
+from neuron.engines.exllamav2.sampling import Sampled
 from neuron.engines.exllamav2.sequence import Sequence
+from neuron.engines.exllamav2.speculation.speculator import Speculator
+from neuron.engines.exllamav2.speculation.verification import verify
 from neuron.engines.exllamav2.vision import Eyes
 
 _LEAST_COST: Final = 256
@@ -43,6 +44,7 @@ class Scheduler:
         self,
         generator: PagedGenerator,
         chooser: Chooser,
+        speculator: Speculator,
         slots: int,
         chunk: int,
         eyes: Eyes | None = None,
@@ -51,6 +53,7 @@ class Scheduler:
         Args:
             generator: computes; its chunk is what an idle engine prefills at once.
             chooser: samples.
+            speculator: guesses.
             slots: requests that may run at a time.
             chunk: prompt tokens of a step in which others decode.
             eyes: look at images; None where no request has any.
@@ -58,6 +61,7 @@ class Scheduler:
         self._eyes = eyes
         self._generator = generator
         self._chooser = chooser
+        self._speculator = speculator
         self._slots = slots
         self._longest_chunk: int = generator.max_chunk_size
         self._chunk = min(chunk, self._longest_chunk)
@@ -68,6 +72,8 @@ class Scheduler:
         self.cached_tokens = 0
         self.generated_tokens = 0
         self.preemptions = 0
+        self.accepted_draft_tokens = 0
+        self.rejected_draft_tokens = 0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a request that fits; its id must be new."""
@@ -241,30 +247,43 @@ class Scheduler:
         batch = list(self._decoding)
         if not batch:
             return
-        last = [sequence.tokens[-1:] for sequence in batch]
-        logits = self._generator.decode([sequence.run for sequence in batch], last)
-        for sequence, token in zip(batch, last, strict=True):
-            sequence.run.advance(token)
-        self._take(batch, logits[:, -1], events)
+        drafts = self._speculator.propose(self._generator, batch)
+        logits = self._generator.decode(
+            [sequence.run for sequence in batch],
+            [[s.tokens[-1], *draft] for s, draft in zip(batch, drafts, strict=True)],
+        )
+        take = partial(self._take, events=events, speculates=any(drafts))
+        accepted = verify(self._chooser, logits, batch, drafts, take)
+        self.accepted_draft_tokens += accepted
+        self.rejected_draft_tokens += sum(map(len, drafts)) - accepted
 
     def _take(
-        self, batch: list[Sequence], logits: torch.Tensor, events: list[EngineEvent]
-    ) -> None:
-        """Choose everyone's next token from logits [batch, padded vocab]."""
-        choices = self._chooser.choose(logits, batch)
-        for sequence, choice in zip(batch, choices, strict=True):
+        self,
+        sequence: Sequence,
+        choice: Sampled | EngineError,
+        events: list[EngineEvent],
+        *,
+        speculates: bool,
+    ) -> bool:
+        """Its last token is computed, and this is the next; whether it goes on."""
+        if speculates and isinstance(choice, NotFiniteError):
+            # A guess may have done that, and it takes but one in the batch.
+            self._generator.wipe_guesses(sequence.run)
+            self._speculator.pause()
+            return False
+        sequence.run.advance(sequence.tokens[-1:])
+        try:
             if isinstance(choice, EngineError):
-                self._fail(sequence, choice, events)
-                continue
-            try:
-                self._accept(sequence, choice.token_id, choice.logprobs, events)
-            except EngineError as error:
-                self._fail(sequence, error, events)
+                raise choice
+            return self._accept(sequence, choice, events)
+        except EngineError as error:
+            self._fail(sequence, error, events)
+            return False
 
     def _make_room(self) -> None:
         """A page for everyone's next token, at the cost of the youngest."""
         for sequence in list(self._decoding):
-            while sequence in self._decoding and sequence.is_full:
+            while sequence in self._decoding and not sequence.room:
                 pages = min(sequence.may_take, self._generator.pages_free)
                 if pages:
                     sequence.run.grow(pages)
@@ -277,30 +296,27 @@ class Scheduler:
         self.preemptions += 1
 
     def _accept(
-        self,
-        sequence: Sequence,
-        token: int,
-        logprobs: TokenLogprobs | None,
-        events: list[EngineEvent],
-    ) -> None:
-        """That is its next token, and maybe its last.
+        self, sequence: Sequence, choice: Sampled, events: list[EngineEvent]
+    ) -> bool:
+        """That is its next token; whether it is not its last.
 
         Raises:
             EngineError: its constraint failed.
         """
         request, constrained = sequence.request, sequence.constrained
+        token = choice.token_id
         is_last = token in request.stop_ids
         if constrained is not None and not is_last:
             is_last = constrained.accept(token)
         sequence.tokens.append(token)
         self.generated_tokens += 1
-        events.append(TokenEvent(request.id, token, logprobs))
-        if is_last:
-            self._finish(sequence, "stop", events)
-        elif sequence.generated >= request.max_new_tokens:
-            self._finish(sequence, "length", events)
-        elif constrained is not None:
+        events.append(TokenEvent(request.id, token, choice.logprobs))
+        if is_last or sequence.generated >= request.max_new_tokens:
+            self._finish(sequence, "stop" if is_last else "length", events)
+            return False
+        if constrained is not None:
             constrained.prepare()
+        return True
 
     # Ends.
 

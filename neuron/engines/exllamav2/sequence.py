@@ -17,7 +17,7 @@ PIECE: Final = 1
 """Pages that a sequence takes at a time beyond those it can fill at once."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """Prompt and output so far, and the run that computes them.
 
@@ -58,11 +58,6 @@ class Sequence:
         return len(self.tokens) - self.prompt_tokens
 
     @property
-    def must_go_on(self) -> bool:
-        """Whether stop ids are still forbidden."""
-        return self.generated < self.request.min_new_tokens
-
-    @property
     def scores_prompt(self) -> bool:
         """Whether log-probabilities of its prompt are still to be given."""
         wanted = self.request.prompt_logprobs is not None
@@ -79,9 +74,9 @@ class Sequence:
         return min(PIECE, self.most_pages - self.run.held)
 
     @property
-    def is_full(self) -> bool:
-        """Whether its next token has no page."""
-        return self.run.computed == self.run.held * self.page_size
+    def room(self) -> int:
+        """Tokens that its pages can still take."""
+        return self.run.held * self.page_size - self.run.computed
 
     def forget_images(self) -> None:
         """What its images look like is in the KV cache now."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from neuron.engines.exllamav2.backend import load_backend
 from neuron.engines.exllamav2.engine import ExLlamaV2Engine
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.vision import Eyes
+from neuron.protocol.types import LoadOptions
 from tests.unit.reference.support import info_of
 
 load_backend()
@@ -32,12 +33,26 @@ from neuron.engines.exllamav2.driver import GenerationDriver as GenerationDriver
 from neuron.engines.exllamav2.generator import DecodeSteps
 from tests.support.torch_model import Call as Call, TorchCache, TorchModel
 
+_NO_OPTIONS: Final = LoadOptions()
+
 
 @dataclass(frozen=True, slots=True)
 class TorchMemory:
     """What `loading.MeasuredMemory` says, as far as the driver asks."""
 
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TorchDraft:
+    """As `loading.LoadedDraft`."""
+
+    model: TorchModel
+    cache: TorchCache
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,7 @@ class TorchLoaded:
     tokenizer: None = None
     eyes: Eyes | None = None
     loras: tuple[()] = ()
+    draft: TorchDraft | None = None
 
     @property
     def config(self) -> Any:
@@ -62,12 +78,16 @@ def model_of(folder: Path) -> TorchModel:
     return TorchModel.load(folder)
 
 
-def loaded_of(folder: Path, tokens: int) -> Any:
-    """The model with a cache of its own."""
+def loaded_of(folder: Path, tokens: int, draft: Path | None = None) -> Any:
+    """The model with a cache of its own, and maybe one that drafts."""
     model = model_of(folder)
     cache = TorchCache(model, tokens)
     size = sum(tensor.nbytes for tensor in cache.all_tensors())
-    return TorchLoaded(model, cache, TorchMemory(size))
+    guesser = None
+    if draft is not None:
+        drafting = TorchModel.load(draft)  # its passes are counted by themselves
+        guesser = TorchDraft(drafting, TorchCache(drafting, tokens))
+    return TorchLoaded(model, cache, TorchMemory(size), draft=guesser)
 
 
 @contextmanager
@@ -81,18 +101,23 @@ def driving(
     page_size: int | None = None,
     chunk: int | None = None,
     steps: Callable[[TorchLoaded], DecodeSteps] | None = None,
+    draft_steps: Callable[[TorchLoaded], DecodeSteps] | None = None,
     eyes: Eyes | None = None,
+    options: LoadOptions = _NO_OPTIONS,
+    draft: Path | None = None,
 ) -> Iterator[GenerationDriver]:
     """A driver of the model; `page_size` and `chunk` replace the library's page and
-    what an idle engine prefills at once; `steps` makes what computes decode steps;
-    `eyes` look at images."""
-    loaded = replace(loaded_of(folder, cache_tokens), eyes=eyes)
+    what an idle engine prefills at once; `steps` and `draft_steps` make what computes
+    decode steps; `eyes` look at images; `draft` is the folder of a model that drafts.
+    """
+    loaded = replace(loaded_of(folder, cache_tokens, draft), eyes=eyes)
     spec = LoadSpec(
         info_of(folder),
         max_seq_len or loaded.model.ours.context,
         slots,
         "fp16",
         cache_tokens,
+        options=options,
     )
     with pytest.MonkeyPatch.context() as patch:
         if page_size is not None:
@@ -100,7 +125,8 @@ def driving(
         if chunk is not None:
             patch.setattr(loaded.config, "max_input_len", chunk)
         made = None if steps is None else steps(loaded)
-        driver = GenerationDriver(loaded, spec, levers or Levers(), made)
+        drafted = None if draft_steps is None else draft_steps(loaded)
+        driver = GenerationDriver(loaded, spec, levers or Levers(), made, drafted)
         try:
             yield driver
         finally:
