@@ -27,6 +27,7 @@ from neuron.engines.exllamav2.requirements import requirements_of
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import LoadOptions
 from tests.support.pictures import noise
+from tests.support.vision_reference import TowerReference
 from tests.unit.exllamav2 import vision_models
 from tests.unit.exllamav2.cpu_library import CpuMemory, library_on_the_cpu
 from tests.unit.exllamav2.vision_models import FAMILIES, TEXT, write_vision
@@ -138,6 +139,23 @@ def test_a_tower_makes_as_many_embeddings_as_the_prompt_has_places(
                 1, grid.rows, grid.columns,
             )  # fmt: skip
     loaded.eyes.rehearse()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_embeddings_are_those_that_the_family_computes(
+    tmp_path: Path, backend: Any, name: str
+) -> None:
+    info = write_vision(tmp_path / "m", name)
+    loaded = load(backend, spec_of(info))
+    family = FAMILIES[name]
+    judge = TowerReference(info.path, name, family.config, family.preprocessor)
+    for size in ((64, 64), (16, 48), (100, 40)):
+        image = image_of(noise(*size), info)
+        seen = loaded.eyes.of(image)
+        loaded.eyes.look(seen)
+        wanted = judge.embeddings(image.pixels)
+        error = (seen.embeddings.float() - wanted).norm() / wanted.norm()
+        assert error < 5e-3
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from tests.support.synthetic_model import ModelShape
 from tests.unit.exllamav2 import hollow
 
 TEXT: Final = ModelShape(
-    hidden=64, intermediate=96, layers=1, heads=2, kv_heads=1, head_dim=32, vocab=96,
+    hidden=96, intermediate=96, layers=1, heads=2, kv_heads=1, head_dim=32, vocab=96,
     context=512,
 )  # fmt: skip
 WIDTH: Final = 64
@@ -224,11 +225,21 @@ def write_vision(folder: Path, name: str, **config: Any) -> ModelInfo:
 
 
 def _fill(file: Path) -> None:
-    """Random numbers in place of holes, small ones as either kind of float."""
+    """Random numbers in place of holes, such that every layer has something to say."""
     raw = np.memmap(file, np.uint8, "r+")
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    body = raw[start:].view(np.uint16)
-    signs = np.random.default_rng(0).integers(0, 2, body.size, np.uint16) << 15
-    bits = np.random.default_rng(1).integers(0x3C00, 0x3E00, body.size, np.uint16)
-    body[:] = bits | signs
+    random = np.random.default_rng(0)
+    for name, entry in json.loads(raw[8:start].tobytes()).items():
+        shape = entry["shape"]
+        values = random.standard_normal(shape, np.float32)
+        if len(shape) > 1:
+            values /= prod(shape[1:]) ** 0.5
+        else:
+            values = values / 10 + (0 if name.endswith("bias") else 1)
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        if entry["dtype"] == "BF16":
+            bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+        else:
+            bits = values.astype(np.float16).view(np.uint16)
+        raw[begin:end] = bits.view(np.uint8).ravel()
     raw.flush()
