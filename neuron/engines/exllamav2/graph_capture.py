@@ -1,7 +1,8 @@
 """Recording device work once and replaying it: the boundary to CUDA graphs."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 Step = Callable[[], object]
@@ -47,14 +48,29 @@ class CudaRecorder:
             step()
             self._stream.synchronize()
             graph = self._cuda.CUDAGraph()
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                step()
-            finally:
-                graph.capture_end()
+            with _without_collection():
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    step()
+                finally:
+                    graph.capture_end()
         repeat: Callable[[], None] = graph.replay
         return repeat
 
     def stream(self) -> AbstractContextManager[object]:
         context: AbstractContextManager[object] = self._cuda.stream(self._stream)
         return context
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Let no garbage be freed meanwhile: page-locked memory that was used on the stream
+    would record an event there, and another graph would be destroyed.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
