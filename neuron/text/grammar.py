@@ -7,7 +7,7 @@ pays nothing for it.
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from tokenizers import Tokenizer
 
 from neuron.text.grammar_spec import GrammarError, GrammarSpec, json_rule
+from neuron.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -51,6 +52,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._made_tokenizer: LLTokenizer | None = None
         self._making_tokenizer = threading.Lock()
+        self._read_vocabulary: Vocabulary | None = None
         self._started_threads: ThreadPoolExecutor | None = None
 
     async def constraint(self, spec: GrammarSpec) -> "GrammarConstraint":
@@ -81,6 +83,20 @@ class GrammarCompiler:
             return known
         return self._threads.submit(self._compile, spec).result()
 
+    async def vocabulary(self, silent: Callable[[int], bool]) -> Vocabulary:
+        """What the model's tokens spell, as grammars see it; read in a thread, once.
+
+        Args:
+            silent: tells the tokens that have no text.
+
+        Raises:
+            GrammarError: the model's tokenizer does not allow for it.
+        """
+        if self._read_vocabulary is None:
+            reading = self._threads.submit(self._vocabulary, silent)
+            self._read_vocabulary = await asyncio.wrap_future(reading)
+        return self._read_vocabulary
+
     def close(self) -> None:
         """Let the threads end; what they are compiling nobody gets."""
         with self._lock:
@@ -108,6 +124,12 @@ class GrammarCompiler:
         return self._threads.submit(self._matcher, source).result()
 
     # In one of the threads.
+
+    def _vocabulary(self, silent: Callable[[int], bool]) -> Vocabulary:
+        tokenizer = self._tokenizer
+        ids = range(tokenizer.vocab_size)
+        spoken = [i for i in ids if not silent(i) and not tokenizer.is_special_token(i)]
+        return Vocabulary({i: tokenizer.decode_bytes([i]) for i in spoken})
 
     def _compile(self, spec: GrammarSpec) -> "GrammarConstraint":
         key = spec.key()

@@ -74,7 +74,7 @@ def _before(spec: GrammarSpec, tokenizer: LLTokenizer) -> tuple[str, str]:
         opening = f"gap {special_token(start, tokenizer) or json.dumps(start)}"
         optional = "?"
     else:
-        return "", ""
+        return spec.prefix and json.dumps(spec.prefix, ensure_ascii=False), ""
     if token := special_token(marker, tokenizer):
         text, rules = f"text {token}", "text: /(?s:.*)/"
     else:

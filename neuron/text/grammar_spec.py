@@ -67,6 +67,8 @@ class GrammarSpec:
     """Text is free up to this marker, such as `</think>`; then the grammar begins."""
     thought: tuple[str, str] | None = None
     """Text between these two markers may come first; not together with `after`."""
+    prefix: str = ""
+    """This comes first; not together with `after` or `thought`."""
     alternative: "GrammarSpec | None" = None
     """The output may follow this one instead, from the same beginning."""
     lenient: bool = False
@@ -86,8 +88,8 @@ class GrammarSpec:
             other = None if self.alternative is None else self.alternative.key()
             free = None if self.free is None else astuple(self.free)
             parts = [
-                self.kind, self.source, self.after, self.thought, other, self.lenient,
-                free, self.parts,
+                self.kind, self.source, self.after, self.thought, self.prefix, other,
+                self.lenient, free, self.parts,
             ]  # fmt: skip
             key = json.dumps(parts, allow_nan=False, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:

@@ -71,14 +71,18 @@ class Wanted:
             await _compiled(compiler, self.calls, _TOOLS)
 
     async def compiled(
-        self, compiler: GrammarCompiler, thought: "Thought | None"
+        self, compiler: GrammarCompiler, thought: "Thought | None", prefix: str = ""
     ) -> TokenConstraint | None:
         """A constraint for one output; None where anything goes.
+
+        Where there is one, the output begins with `prefix`; not beside a thought.
 
         Raises:
             ApiError: 400, all parts together are too much.
         """
         spec = self._whole(thought)
+        if spec is not None and prefix:
+            spec = replace(spec, prefix=prefix)
         field = _TOOLS if self.format is None else self.format.field
         return None if spec is None else await _compiled(compiler, spec, field)
 

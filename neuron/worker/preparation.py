@@ -2,15 +2,17 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from neuron.engines.base import GenerationRequest, SamplingParams, TokenConstraint
 from neuron.text.output import OutputSyntax
-from neuron.worker.constraints import Wanted, limited
+from neuron.worker.constraints import Thought, Wanted, limited
 from neuron.worker.prompts import PromptText, ServedModel
 from neuron.worker.reply import ReplyShape
 from neuron.worker.sampling import resolve
 from neuron.worker.schema import ChatBody, CompletionBody
+from neuron.worker.token_healing import RespellingFirst, TakenBack, TokenHealing
 from neuron.worker.token_limits import LimitedTokens, TokenLimits
 from neuron.worker.toolset import Toolset
 
@@ -45,16 +47,18 @@ async def prepare(model: ServedModel, request_id: str, body: Body) -> list[Prepa
     prompts = await asyncio.to_thread(model.prompts, body, tools)
     limits = TokenLimits.of(body, model, _stop_ids(model, body))
     prepared: list[Prepared] = []
-    for number, prompt in enumerate(prompts):
+    for number, (prompt, taken) in enumerate(await _healed(model, body, prompts)):
         thought = model.thought(chat, prompt) if chat else None
         inside = thought is not None and thought.open
         shape = _shape(model, body, tools, prompt, inside)
         request = _request(model, body, request_id, prompt)
+        if taken is not None:
+            shape = replace(shape, respelt=taken.chars)
         if limits is not None:
             request = replace(request, stop_ids=limits.stop_ids)
         for choice in range(body.choices):
             index = len(prepared)
-            constraint = await wanted.compiled(model.grammars, thought)
+            constraint = await _constraint(model, wanted, thought, taken)
             if limits is not None:
                 constraint = LimitedTokens(limits, constraint)
             asked = replace(
@@ -68,6 +72,39 @@ async def prepare(model: ServedModel, request_id: str, body: Body) -> list[Prepa
                 asked = replace(asked, prompt_logprobs=None)
             prepared.append(Prepared(index, number, asked, shape))
     return prepared
+
+
+async def _healed(
+    model: ServedModel, body: Body, prompts: Sequence[PromptText]
+) -> list[tuple[PromptText, TakenBack | None]]:
+    """The prompts as the model gets them, each with what was taken from its end.
+
+    Raises:
+        ApiError: 400, the model allows for no token healing.
+    """
+    asked = isinstance(body, CompletionBody) and body.token_healing is True
+    # Where no answer is wanted there is none to begin with it.
+    if not asked or body.output_limit == 0:
+        return [(prompt, None) for prompt in prompts]
+    healing = await TokenHealing.of(model)
+    return [healing.take(prompt, _stop_ids(model, body)) for prompt in prompts]
+
+
+async def _constraint(
+    model: ServedModel,
+    wanted: Wanted,
+    thought: Thought | None,
+    taken: TakenBack | None,
+) -> TokenConstraint | None:
+    """What is wanted, after what was taken back."""
+    if taken is None:
+        return await wanted.compiled(model.grammars, thought)
+    prefix = taken.as_text
+    inner = await wanted.compiled(model.grammars, thought, prefix)
+    # With such a prefix, a grammar sees to it itself.
+    if inner is not None and prefix:
+        return inner
+    return RespellingFirst(taken, model.info.vocab_size, inner)
 
 
 def _shape(

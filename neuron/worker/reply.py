@@ -44,6 +44,8 @@ class ReplyShape:
     """Pass the thought on."""
     echo: str | None = None
     """The prompt, to be repeated before the answer."""
+    respelt: int = 0
+    """Characters that it begins with are the prompt's own last ones, and not told."""
     token_ids: bool = False
     """Tell the ids of all tokens, of those without text and of the last ones too."""
 
@@ -55,7 +57,8 @@ class ScoredToken:
     token_id: int
     logprobs: TokenLogprobs | None
     chars: int = 0
-    """Length of the text that came with it."""
+    """Length of the text that came with it; beside an echo, which tells them already,
+    characters of the prompt that it spells anew included."""
 
 
 @dataclass(slots=True)
@@ -116,6 +119,8 @@ class Reply:
         self._calls: dict[int, CallDelta] = {}
         self._scored: list[tuple[int, ScoredToken]] = []
         self._token_ids: list[int] = []
+        self._respelt = shape.respelt
+        """Characters of the prompt that are still to come once more."""
         self._decoded = 0
         self._passed = 0
 
@@ -140,24 +145,31 @@ class Reply:
         self.tokens += 1
         if self._shape.token_ids:
             self._token_ids.append(event.token_id)
-        text = "" if silent else self._detokenizer.feed(event.token_id)
+        spelt = "" if silent else self._detokenizer.feed(event.token_id)
+        text = self._beyond_prompt(spelt)
         thinking = self._thought.feed(text)
         self.reasoning_tokens += thinking
         if silent:
             return
         if event.logprobs is not None:
             end = self._decoded + len(text)
-            token = ScoredToken(event.token_id, event.logprobs, len(text))
+            chars = len(text if self._shape.echo is None else spelt)
+            token = ScoredToken(event.token_id, event.logprobs, chars)
             self._scored.append((end, token))
         self._pass(text, free=thinking or self.tokens <= self._shape.min_tokens)
 
     def finish(self) -> None:
         """The engine is done."""
-        self._pass(self._detokenizer.flush())
+        self._pass(self._beyond_prompt(self._detokenizer.flush()))
         if not self.stopped:
             self._parse(self._stops.flush())
             self._passed = self._decoded
             self._take(self._parser.finish())
+
+    def _beyond_prompt(self, text: str) -> str:
+        beyond = text[self._respelt :]
+        self._respelt -= len(text) - len(beyond)
+        return beyond
 
     def _pass(self, text: str, *, free: bool = False) -> None:
         self._decoded += len(text)

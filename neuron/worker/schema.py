@@ -227,6 +227,10 @@ class CompletionBody(GenerationBody):
     ]
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = None
+    token_healing: bool | None = None
+    """Take the prompt's last token back: the answer begins with tokens that spell it
+    again, and tells only what goes beyond. Those count as tokens of the answer, and the
+    one no more as one of the prompt."""
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)

@@ -42,13 +42,17 @@ _ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
 }
 """Parameter → the values that change nothing."""
 
-_CHAT_ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {"echo": (None, False)}
+_CHAT_ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
+    "echo": (None, False),
+    "token_healing": (None, False),
+}
 
 _INSTEAD: Final = {
     "functions": "use tools",
     "function_call": "use tool_choice",
     "priority": f"the header {PRIORITY} says it",
     "echo": "use it on /v1/completions",
+    "token_healing": "use it on /v1/completions",
 }
 
 

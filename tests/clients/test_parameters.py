@@ -1,6 +1,7 @@
 """What requests can ask for, as the official OpenAI client sends it, on real tokens."""
 
 import math
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -253,3 +254,39 @@ def test_a_prompt_that_never_fits_is_told_the_numbers(client: openai.OpenAI) -> 
         complete(client, prompt="dog " * 3000)
     assert refused.value.code == "context_length_exceeded"
     assert refused.value.param == "prompt"
+
+
+def test_token_healing_goes_on_as_the_text_itself_does(client: openai.OpenAI) -> None:
+    heal = {"token_healing": True, **IDS}
+    whole = complete(client, prompt="Once upon", temperature=0, max_tokens=9)
+    cut = complete(
+        client, prompt="Once up", temperature=0, max_tokens=10, logprobs=2, echo=True,
+        extra_body=heal,
+    )  # fmt: skip
+    (choice,) = cut.choices
+    assert choice.text == f"Once upon{whole.choices[0].text}"
+    scored_as_by_the_model(choice, 2, echo=True)
+    prompt, answer = extra(choice, "prompt_token_ids"), extra(choice, "token_ids")
+    assert cut.usage is not None
+    assert cut.usage.prompt_tokens == len(prompt) == 2
+    assert cut.usage.completion_tokens == len(answer) == 10
+    short = complete(
+        client, prompt="Once up", temperature=0, max_tokens=1, extra_body=heal
+    )
+    assert (short.choices[0].text, short.choices[0].finish_reason) == ("on", "length")
+
+
+def test_token_healing_of_several_prompts_in_a_stream_under_a_grammar(
+    client: openai.OpenAI,
+) -> None:
+    more = {"token_healing": True, "guided_regex": "(lo|p) [a-z]{2,9}\\."}
+    body: dict[str, Any] = {
+        "model": MODEL, "prompt": ["She said Hel", "Hel"], "max_tokens": 12, "seed": 1,
+        "n": 2,
+    }  # fmt: skip
+    pieces = ["", "", "", ""]
+    for chunk in client.completions.create(**body, extra_body=more, stream=True):
+        for choice in chunk.choices:
+            pieces[choice.index] += choice.text
+    for text in pieces:
+        assert re.fullmatch(r"(lo|p) [a-z]{2,9}\.", text), pieces
