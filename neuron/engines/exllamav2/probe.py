@@ -23,7 +23,7 @@ NAME: Final = "exllamav2"
 FORMATS: Final = ("exl2", "gptq", "fp16")
 FEATURES: Final = (
     "cancel_prefill", "constraints", "continuous_batching", "logprobs", "paged",
-    "prefix_cache", "prompt_logprobs",
+    "prefix_cache", "prompt_logprobs", "vision",
 )  # fmt: skip
 LIBRARIES: Final = {
     "safetensors": "safetensors",

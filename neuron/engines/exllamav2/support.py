@@ -13,6 +13,7 @@ from neuron.engines.exllamav2.description import Description, UnsupportedModelEr
 from neuron.exl2.errors import shown_name
 from neuron.models.errors import ModelError
 from neuron.models.info import ModelInfo
+from neuron.models.vision import FAMILIES, PREPROCESSOR
 
 HEAD_DIMS: Final = range(32, 257)
 _HEAD_DIM_STEP: Final = 8
@@ -49,6 +50,15 @@ def _check_architecture(model: Description) -> None:
         raise UnsupportedModelError(
             f"{model.info.architecture} with vision_config.model_type {found!r}: "
             f"exllamav2 reads {wanted!r} only"
+        )
+
+
+def _check_preprocessor(model: Description) -> None:
+    """The library reads it with every vision model, whether or not images will come."""
+    info = model.info
+    if info.architecture in FAMILIES and not (info.path / PREPROCESSOR).is_file():
+        raise UnsupportedModelError(
+            f"{PREPROCESSOR} is missing, which exllamav2 reads of {info.architecture}"
         )
 
 
@@ -200,6 +210,7 @@ def _packed_keys(model: Description) -> Iterator[str]:
 
 _CHECKS: Final[tuple[Callable[[Description], None], ...]] = (
     _check_architecture,
+    _check_preprocessor,
     _check_heads,
     _check_positions,
     _check_quantization,

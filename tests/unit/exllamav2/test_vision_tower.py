@@ -289,3 +289,5 @@ def test_every_family_is_one_that_the_engine_supports(tmp_path: Path) -> None:
         info = write_vision(tmp_path / name, name)
         assert unsupported_reason(info) is None
         assert Description.of(info).info.vision is not None
+        (info.path / "preprocessor_config.json").unlink()
+        assert "preprocessor_config.json is missing" in str(unsupported_reason(info))
