@@ -30,6 +30,7 @@ KERNELS: Final = ("attention", "sampling")
 TOGETHER: Final = {
     "weights": ("matrices", "levers"),
     "answers": ("agreement", "scheduling", "speculation"),
+    "sight": ("vision",),
 }
 """Those that may run at the same time: most of theirs is compiling, on one core."""
 ALONE: Final = ("loads", "daemon")

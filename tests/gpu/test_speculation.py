@@ -35,6 +35,7 @@ def test_by_what_was_said(
 ) -> None:
     with loaded(engine_class, tiny(), slots=4, ngram=True, draft_tokens=4) as engine:
         _check(engine, tiny(), reference)
+        assert engine.stats().accepted_draft_tokens
 
 
 @pytest.mark.parametrize("guesser", GUESSERS)
@@ -48,6 +49,7 @@ def test_by_a_smaller_model(
     with loaded(engine_class, tiny(), draft=draft, slots=4, draft_tokens=4) as engine:
         _check(engine, tiny(), reference)
         if guesser == "itself":
-            steps = engine.stats().steps
+            stats = engine.stats()
+            assert stats.accepted_draft_tokens > 4 * stats.rejected_draft_tokens
             generate(engine, request("alone", prompt_of(30, seed=9), TOKENS))
-            assert engine.stats().steps - steps < TOKENS // 2
+            assert engine.stats().steps - stats.steps < TOKENS // 2
