@@ -25,7 +25,13 @@ from neuron.ipc import (
     WorkerSpec,
 )
 from neuron.protocol.errors import ApiError, shutting_down
-from neuron.protocol.types import LoadOptions, LoadPlan, LoadProgress, ModelState
+from neuron.protocol.types import (
+    LoadOptions,
+    LoadPlan,
+    LoadProgress,
+    LoadRequest,
+    ModelState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ class Instance:
     def __init__(
         self,
         entry: Entry,
+        request: LoadRequest,
         plan: LoadPlan,
         limits: Limits,
         socket: Path,
@@ -52,6 +59,7 @@ class Instance:
         draft_path: Path | None = None,
     ) -> None:
         self.entry = entry
+        self.request = request
         self.plan = plan
         self._draft_path = draft_path
         self.state = ModelState.LOADING

@@ -142,7 +142,7 @@ class ModelManager:
             if not plan.fits:
                 raise _does_not_fit(plan)
             self._refuse_when_draining()
-            return self._begin(entry, plan, draft), False
+            return self._begin(entry, request, plan, draft), False
 
     async def _draft(self, request: LoadRequest) -> Entry | None:
         """The model that is to draft.
@@ -161,10 +161,13 @@ class ModelManager:
             raise _unsupported(request.draft, reason, param="draft")
         return entry
 
-    def _begin(self, entry: Entry, plan: LoadPlan, draft: Entry | None) -> Instance:
+    def _begin(
+        self, entry: Entry, request: LoadRequest, plan: LoadPlan, draft: Entry | None
+    ) -> Instance:
         self._started += 1
         instance = Instance(
             entry,
+            request,
             plan,
             self._limits,
             self._sockets / f"{self._started}.sock",
@@ -286,10 +289,12 @@ def _join(instance: Instance, request: LoadRequest) -> bool:
             retry_after=1,
         )
     asked = request.model_dump(exclude_none=True, exclude={"model"})
+    before = instance.request.model_dump()
     loaded = instance.plan.model_dump()
     for field, wanted in asked.items():
         has = loaded[field]
-        if has != wanted:
+        # A plan may round what was asked for.
+        if wanted not in (has, before[field]):
             raise ApiError(
                 409,
                 f"model '{request.model}' is loaded with {field} = {has}, not {wanted};"

@@ -77,3 +77,18 @@ async def test_unloading_what_failed_spares_the_load_that_replaces_it(
     assert replacement is not failed
     await replacement.ready()
     assert manager.route(MODEL) is replacement
+
+
+async def test_a_load_can_be_repeated_in_the_same_words(manager: ModelManager) -> None:
+    asked = LoadRequest(model=MODEL, slots=2, cache_tokens=700, engine="reference")
+    instance, already = await manager.load(asked)
+    assert not already
+    await instance.ready()
+    planned = instance.plan.cache_tokens
+    assert planned is not None
+    assert planned > 700
+    for same in (asked, LoadRequest(model=MODEL, cache_tokens=planned)):
+        assert await manager.load(same) == (instance, True)
+    with pytest.raises(ApiError, match=f"cache_tokens = {planned}, not 701") as other:
+        await manager.load(LoadRequest(model=MODEL, cache_tokens=701))
+    assert (other.value.status, other.value.param) == (409, "cache_tokens")
