@@ -78,7 +78,10 @@ class Runner:
             popen = subprocess.Popen(
                 [sys.executable, *step.arguments],
                 cwd=_ROOT,
-                env=self._environ | {_MARK: mark} | dict(step.environ),
+                # Unbuffered, so that the last words of a step come last.
+                env=self._environ
+                | {_MARK: mark, "PYTHONUNBUFFERED": "1"}
+                | dict(step.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
