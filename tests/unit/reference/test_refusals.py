@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from neuron.engines.base import EngineError, HostMemory, SamplingParams
+from neuron.engines.base import EngineError, HostMemory, Image, SamplingParams
 from neuron.engines.reference.cache import PAGE
 from neuron.engines.reference.config import UnsupportedModelError, parse_config
 from neuron.engines.reference.engine import ReferenceEngine
@@ -25,6 +26,14 @@ from tests.unit.reference.support import (
 )
 
 PROMPT = tuple(range(3, 23))
+
+
+def test_images(engine: ReferenceEngine) -> None:
+    image = Image.of(np.zeros((8, 8, 3), np.uint8), (0, 1, 2, 3))
+    with pytest.raises(EngineError, match="takes none") as raised:
+        engine.submit(replace(request("a", PROMPT), images=(image,)))
+    assert (raised.value.code, raised.value.param) == ("unsupported", "images")
+    assert not engine.has_work()
 
 
 @pytest.mark.parametrize(
