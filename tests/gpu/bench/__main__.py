@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from neuron.engines import registry
-from neuron.engines.base import Engine
+from neuron.engines.base import Engine, LoadSpec
 from neuron.models.inspect import inspect_model
 from tests.gpu.bench.measure import NEW_TOKENS, Clock, decode_speed, prefill_time
 from tests.gpu.bench.sides import CORTEX, PLAIN, Side, Sizes, cortex, plain, spec_for
@@ -132,15 +132,25 @@ def _sides(
     engine: type[Engine], folder: Path, sizes: Sizes
 ) -> Iterator[tuple[str, AbstractContextManager[Side]]]:
     spec = spec_for(engine, folder, sizes)
-    if engine.name == "exllamav2":
-        from neuron.engines.exllamav2.backend import load_backend
-        from neuron.engines.exllamav2.loading import prepare_devices
-
-        prepare_devices(spec)
-        yield PLAIN, plain(load_backend(), folder, sizes)
-    else:  # where there is no GPU, both sides are the same
+    backend = _start(engine, spec)
+    if backend is None:  # where there is no GPU, both sides are the same
         yield PLAIN, cortex(engine, spec, name=PLAIN)
+    else:
+        yield PLAIN, plain(backend, folder, sizes)
     yield CORTEX, cortex(engine, spec)
+
+
+def _start(engine: type[Engine], spec: LoadSpec) -> Any:
+    """Import the library and start CUDA, which is part of nobody's load."""
+    if engine.name != "exllamav2":
+        return None
+    from neuron.engines.exllamav2.backend import load_backend
+    from neuron.engines.exllamav2.loading import prepare_devices
+
+    prepare_devices(spec)
+    backend = load_backend()
+    backend.torch.zeros(1, device="cuda")
+    return backend
 
 
 def _prefill(side: Side, model: str, engine: str, tokens: int) -> Prefill:
@@ -158,6 +168,7 @@ def lever(
 ) -> None:
     """Ours with one lever changed; the environment says so already."""
     spec = spec_for(engine, folder, measure.sizes)
+    _start(engine, spec)
     with cortex(engine, spec, changed=changed) as side:
         notebook.add(load=[side.load])
         for batch in measure.batches:
