@@ -52,19 +52,27 @@ def check_draft(model: Description, draft: Description, max_seq_len: int) -> Non
             f"'{name}' has {draft.info.vocab_size} tokens, '{model.info.id}' has "
             f"{model.info.vocab_size}",
         )
-    if _tokens(draft.info.path) != _tokens(model.info.path):
+    theirs, ours = _tokens(draft.info.path), _tokens(model.info.path)
+    if theirs != ours:
+        every = sorted(theirs.keys() | ours.keys())
+        token = next(t for t in every if theirs.get(t) != ours.get(t))
         raise _refused(
-            "draft", f"the tokens of '{name}' are not those of '{model.info.id}'"
+            "draft",
+            f"token {token} is {theirs.get(token)!r} for '{name}' and "
+            f"{ours.get(token)!r} for '{model.info.id}'; it must guess in the model's "
+            "own tokens",
         )
 
 
-def _tokens(folder: Path) -> object:
+def _tokens(folder: Path) -> dict[int, str]:
     """Which text each token id stands for."""
     file = folder / "tokenizer.json"
     try:
-        parsed = json.loads(file.read_text(encoding="utf-8"))
-        return parsed["model"]["vocab"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        vocab = json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"]
+        if isinstance(vocab, list):  # with how likely each is, in the order of ids
+            return {token: text for token, (text, _) in enumerate(vocab)}
+        return {token: text for text, token in vocab.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _refused("draft", f"{file}: no vocabulary: {error}") from None
 
 

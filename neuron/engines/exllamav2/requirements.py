@@ -10,7 +10,7 @@ from neuron.engines.exllamav2.adapters import Adapter, read_adapters
 from neuron.engines.exllamav2.allocator import reserved_bytes
 from neuron.engines.exllamav2.cache_modes import CACHE_MODES, PAGE, whole_pages
 from neuron.engines.exllamav2.description import Description, UnsupportedModelError
-from neuron.engines.exllamav2.drafting import draft_tokens
+from neuron.engines.exllamav2.drafting import check_draft, draft_tokens
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.limits import Limits, limits_of
 from neuron.engines.exllamav2.measured import fingerprint, load_key
@@ -178,6 +178,9 @@ def requirements_of(spec: LoadSpec, levers: Levers) -> Requirements:
     """
     guesses = draft_tokens(spec.options)
     model = described(spec.info, "model")
+    draft = None if spec.draft is None else described(spec.draft, "draft")
+    if draft is not None:
+        check_draft(model, draft, spec.max_seq_len)
     return Requirements(
         model,
         spec.max_seq_len,
@@ -186,7 +189,7 @@ def requirements_of(spec: LoadSpec, levers: Levers) -> Requirements:
         spec.cache_tokens,
         limits_of(spec.max_seq_len, spec.slots, guesses),
         spec.options,
-        None if spec.draft is None else described(spec.draft, "draft"),
+        draft,
         read_adapters(model, spec.options.loras or ()),
         levers.device_embedding,
         levers.cuda_graphs,

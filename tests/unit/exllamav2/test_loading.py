@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -320,6 +321,23 @@ def test_draft_is_loaded_beside_its_model(
     assert loaded.limits.query_length == 4
     scales = loaded.config.scale_pos_emb, loaded.draft.config.scale_pos_emb
     assert scales == (2, 1)
+
+
+def test_draft_with_other_tokens_is_refused(
+    folder: Path, library: tuple[Any, Handles], tmp_path: Path
+) -> None:
+    """Even where the plan was made before the folder changed."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    first = min(vocabulary, key=vocabulary.get)
+    vocabulary["elsewhere"] = vocabulary.pop(first)
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    options = LoadOptions(draft="other")
+    spec = spec_of(info_of(folder), options=options, draft=info_of(other))
+    with pytest.raises(EngineError, match="token 0 is 'elsewhere' for 'other'") as no:
+        load(library[0], spec)
+    assert no.value.param == "draft"
 
 
 def _adapter(folder: Path, rank: int = 4, **settings: Any) -> dict[str, Any]:

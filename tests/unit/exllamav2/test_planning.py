@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -265,8 +266,29 @@ def test_draft_is_counted_and_checked(tmp_path: Path) -> None:
         planned(info, tmp_path, guesser=other, draft="o", **fields)
     tokenizer = (draft.path / "tokenizer.json").read_text().replace("t3", "u3")
     (draft.path / "tokenizer.json").write_text(tokenizer)
-    with pytest.raises(EngineError, match="tokens of 'd' are not those"):
+    difference = "token 3 is 'u3' for 'd' and 't3' for 'm'"
+    with pytest.raises(EngineError, match=difference) as caught:
         planned(info, tmp_path, guesser=draft, draft="d", **fields)
+    assert caught.value.param == "draft"
+
+
+@pytest.mark.parametrize("likelihood", [-1.5, -2])
+def test_tokens_of_a_draft_with_likelihoods(tmp_path: Path, likelihood: float) -> None:
+    """Which tokens there are counts, not how a prompt is cut into them."""
+    info = hollow.write_llama(tmp_path / "m")
+    draft = hollow.write_llama(tmp_path / "d")
+    fields: dict[str, Any] = {"max_seq_len": 1024, "cache_tokens": 4096, "draft": "d"}
+
+    def write(model: ModelInfo, *vocab: tuple[str, float]) -> None:
+        tokenizer = {"model": {"type": "Unigram", "vocab": vocab}}
+        (model.path / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    write(info, ("<s>", 0.0), ("a", -1.5), ("b", -2.0))
+    write(draft, ("<s>", 0.0), ("a", likelihood), ("b", -2.0))
+    assert planned(info, tmp_path, guesser=draft, **fields).draft == "d"
+    write(draft, ("<s>", 0.0), ("a", likelihood))
+    with pytest.raises(EngineError, match="token 2 is None for 'd' and 'b' for 'm'"):
+        planned(info, tmp_path, guesser=draft, **fields)
 
 
 def test_tensor_parallel_halves_what_each_takes(tmp_path: Path) -> None:
