@@ -187,24 +187,26 @@ class ExLlamaV2Engine:
             if loaded.eyes is not None:
                 loaded.eyes.rehearse()
             longest = min(spec.max_seq_len, spec.cache_tokens)
-            rehearse(GenerationDriver(loaded, spec, levers, steps), longest, check)
-        return GenerationDriver(loaded, spec, levers, steps)
+            rehearse(GenerationDriver(loaded, spec, levers, *steps), longest, check)
+        return GenerationDriver(loaded, spec, levers, *steps)
 
     def _decode_steps(
         self,
         loaded: "LoadedModel",
         levers: Levers,
         report: Callable[[int, int], None],
-    ) -> "DecodeSteps | None":
-        """Recorded ones; None for the library's own forward pass."""
+    ) -> "tuple[DecodeSteps | None, DecodeSteps | None]":
+        """Recorded ones of the model and of the one that drafts; None for the library's
+        own forward pass."""
         from neuron.engines.exllamav2 import decoding
         from neuron.engines.exllamav2.backend import load_backend
 
         backend = load_backend()
         steps = decoding.recorded_steps(backend, loaded, levers)
+        draft_steps = decoding.recorded_draft_steps(backend, loaded, levers)
         if levers.warmup:
-            decoding.warm_up(backend, loaded, steps, report)
-        return steps
+            decoding.warm_up(backend, loaded, levers, steps, draft_steps, report)
+        return steps, draft_steps
 
     def _free(self, loaded: "LoadedModel") -> None:
         from neuron.engines.exllamav2 import loading

@@ -163,8 +163,8 @@ class TorchEngine(ExLlamaV2Engine):
 
     def _decode_steps(
         self, loaded: object, levers: Levers, report: Callable[[int, int], None]
-    ) -> None:
-        pass
+    ) -> tuple[None, None]:
+        return None, None
 
     def _settle(self, loaded: object) -> None:
         pass

@@ -20,6 +20,8 @@ from neuron.engines.exllamav2.sequence import Sequence
 FAR_BEHIND: Final = 128
 """Tokens that the draft lets pass, at most, while nothing is guessed: a pass computes
 them at the cost of one, and who finds them in the cache later misses few."""
+DRAFT_PASSES: Final = (2, 1)
+"""Tokens of each sequence in the first pass of a step, and in those that follow."""
 
 
 class DraftProposer:
@@ -65,7 +67,8 @@ class DraftProposer:
             self._seen[job] = job.computed + count
         # The last but one again: the draft has not seen it where it was its own last
         # guess, and came true.
-        ids = torch.tensor([sequence.tokens[-2:] for sequence in batch])
+        first, _ = DRAFT_PASSES
+        ids = torch.tensor([sequence.tokens[-first:] for sequence in batch])
         lengths = torch.tensor([job.computed - 1 for job in jobs], dtype=torch.int32)
         guesses = []
         for _ in range(count):
