@@ -93,6 +93,8 @@ class Stats(Wire):
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     generated_tokens: int | None = None
+    accepted_draft_tokens: int | None = None
+    rejected_draft_tokens: int | None = None
     decode_tok_s: float | None = None
     prefill_tok_s: float | None = None
     rss_bytes: int | None = None

@@ -40,7 +40,13 @@ _COUNTED: Final = {
     ModelState.RECOVERING: "recoveries",
     ModelState.FAILED: "failures",
 }
-_TOKENS: Final = ("prompt_tokens", "cached_tokens", "generated_tokens")
+_TOKENS: Final = (
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+    "accepted_draft_tokens",
+    "rejected_draft_tokens",
+)
 _GONE: Final = (ModelState.UNLOADED, ModelState.FAILED)
 
 

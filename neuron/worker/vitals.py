@@ -91,6 +91,8 @@ class Vitals:
             stats.prompt_tokens = engine.prompt_tokens
             stats.cached_tokens = engine.cached_tokens
             stats.generated_tokens = engine.generated_tokens
+            stats.accepted_draft_tokens = engine.accepted_draft_tokens
+            stats.rejected_draft_tokens = engine.rejected_draft_tokens
             stats.decode_tok_s = self._decode(engine.generated_tokens)
             stats.prefill_tok_s = self._prefill(
                 engine.prompt_tokens - engine.cached_tokens

@@ -21,6 +21,7 @@ def test_a_switch(text: str, value: bool) -> None:
 def test_a_number() -> None:
     levers = Levers.read({"NEURON_EXLLAMAV2_PREFILL_CHUNK": "512"})
     assert levers.prefill_chunk == 512
+    assert Levers.read({"NEURON_EXLLAMAV2_SPECULATE_UP_TO": "0"}).speculate_up_to == 0
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,8 @@ def test_a_number() -> None:
         ("NEURON_EXLLAMAV2_PREFILL_CHUNK", "300", "no multiple of 256"),
         ("NEURON_EXLLAMAV2_PREFILL_CHUNK", "0", "no multiple of 256"),
         ("NEURON_EXLLAMAV2_PREFILL_CHUNK", "-256", "no multiple of 256"),
+        ("NEURON_EXLLAMAV2_SPECULATE_UP_TO", "-1", "no whole number"),
+        ("NEURON_EXLLAMAV2_SPECULATE_UP_TO", "on", "no whole number"),
     ],
 )
 def test_a_value_that_is_none_is_refused(name: str, text: str, reason: str) -> None:
