@@ -111,14 +111,14 @@ class ImageReader:
             ApiError: 400, one does.
         """
         syntax = self._vision.syntax
+        reserved = {syntax.written, *syntax.tokens}
         for index, message in enumerate(messages):
-            for text in texts(message):
-                for token in {syntax.written, *syntax.tokens}:
-                    if token in text:
-                        raise _refused(
-                            f"messages[{index}].content",
-                            f"the text holds {token}, which stands for an image here",
-                        )
+            found = [r for text in texts(message) for r in reserved if r in text]
+            if found:
+                raise _refused(
+                    f"messages[{index}].content",
+                    f"the text holds {found[0]}, which stands for an image here",
+                )
 
     def place(
         self, ids: Sequence[int], conversation: Conversation
@@ -201,7 +201,8 @@ def take_images(
             f"there are {len(parts)} images, and may be {MAX_IMAGES}",
         )
     sources = tuple(_source(part, place) for place, part in parts)
-    reader.check_texts(taken := [_without_images(message) for message in messages])
+    taken = [_without_images(message) for message in messages]
+    reader.check_texts(taken)
     return Conversation(taken, sources)
 
 

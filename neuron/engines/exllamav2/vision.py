@@ -10,6 +10,7 @@ Source: exllamav2 0.3.2: generator/dynamic_embeddings.py, embedding.py, mrope.py
 
 import hashlib
 import secrets
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -141,6 +142,7 @@ class Eyes:
         except Exception as error:
             if failures.is_sticky(error):
                 raise
+            traceback.clear_frames(error.__traceback__)  # they hold tensors
             raise failures.interrupted(error) from error
         if len(rows) != seen.length:
             raise EngineError(
