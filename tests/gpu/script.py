@@ -55,6 +55,10 @@ class Scale:
     extra: tuple[str, ...] = ()
     """Further arguments of every benchmark."""
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.engine == "exllamav2"
+
 
 FULL: Final = Scale("exllamav2", ("8b", "1b"), "1,4,16,64", "512,4096", "1,16")
 QUICK: Final = Scale("reference", ("tiny",), "1,2", "256", "1", ("--warm", "24"))
@@ -108,7 +112,7 @@ class Run:
             "XDG_STATE_HOME": str(folder / "state"),
             "GPU_RUN_MODELS": str(models),
         }
-        if self.scale is not FULL:
+        if not self.scale.on_gpu:
             environ[VISIBLE] = ""  # the same on every machine
         if self.extension is not None:
             given = self.extension.resolve()
@@ -145,7 +149,7 @@ class Run:
         """Extension and models, at the same time; whether both are there."""
         writing = ["-m", "tests.gpu.models", str(models), *self.scale.sizes]
         needed = [runner.start(Step("models", writing, 150))]
-        if self.scale is FULL and self.extension is None:
+        if self.scale.on_gpu and self.extension is None:
             build = ["-m", "neuron", "build-ext"]
             needed.append(runner.start(Step("extension", build, 300)))
         finished = [runner.finish(running) for running in needed]
@@ -163,7 +167,7 @@ class Run:
             )
 
         first, *others = scale.sizes
-        if "bench" in self.parts and scale is FULL:
+        if "bench" in self.parts and scale.on_gpu:
             weights = next((models / model_name(first)).glob("*.safetensors"))
             measured = ["-m", "tests.gpu.machine", out("ceilings"), str(weights)]
             found.append(Step("ceilings", measured, 40))

@@ -67,8 +67,9 @@ async def load(gateway: str, model: str) -> None:
         await _heard_of(http, model)
         body = {"model": model}
         async with http.post("/admin/v1/models/load", json=body) as answer:
-            if answer.status != 200:
-                raise RuntimeError(f"{model} was not loaded: {await answer.text()}")
+            said = await answer.text()
+            if answer.status != 200 or json.loads(said)["state"] != "done":
+                raise RuntimeError(f"{model} was not loaded: {said}")
 
 
 async def _heard_of(http: aiohttp.ClientSession, model: str) -> None:
