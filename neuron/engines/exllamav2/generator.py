@@ -150,12 +150,26 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         """
         if self.draft_model is not None:
             self.draft_prompt(job, tokens, job.computed)
+        if self.model.tp_context is not None:
+            yield from self._score_in_passes(job, tokens)
+            return
         ids, lengths, table = self._batch([job], [tokens])
         [state] = self._forward_chunk(
             ids, lengths, table, last_id_only=True, return_last_state=True
         )["last_state"]
         for group in state.split(self.model.config.max_output_len):
             yield self._head(group[None])[0]
+
+    def _score_in_passes(
+        self, job: PagedJob, tokens: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
+        """As `score`, where layers are split over GPUs: their last state is in system
+        memory before the devices have written it, and cannot be given back to them.
+        """
+        most = self.model.config.max_output_len
+        for done in range(0, len(tokens), most):
+            ids, lengths, table = self._batch([job], [tokens[done : done + most]])
+            yield self._forward(ids, lengths + done, table)[0]
 
     def draft(
         self, jobs: Sequence[PagedJob], ids: torch.Tensor, lengths: torch.Tensor

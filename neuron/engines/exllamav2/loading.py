@@ -29,6 +29,7 @@ from neuron.engines.exllamav2.library_model import (
     correct_windows,
     make_config,
     make_model,
+    widen_tables,
 )
 from neuron.engines.exllamav2.limits import Limits
 from neuron.engines.exllamav2.loras import apply_adapter
@@ -291,8 +292,7 @@ class _Work:
         if options.tensor_parallel:
             made = self._split_model(config)
         else:
-            if model is self.load.model:
-                config.no_graphs |= self._is_recorded(config, places)
+            config.no_graphs |= self._is_recorded(model, config, places)
             made = make_model(library, config, memory, places)
             self.models.append(made)
             correct_tables(made, memory, options)
@@ -300,15 +300,21 @@ class _Work:
             # Tables are made in float32, several times their size.
             self.vram.give_back()
             self._fill(made, places[0], stage)
+        widen_tables(made, self.load.limits.query_length - 1)
         made.loaded = True
         library.stloader.cleanup_stfiles()
         return made
 
-    def _is_recorded(self, config: Any, places: tuple[int, ...]) -> bool:
+    def _is_recorded(
+        self, model: Description, config: Any, places: tuple[int, ...]
+    ) -> bool:
         """Whether graphs of single layers would be recorded within whole steps'."""
-        rows = self.load.limits.decode_rows
+        load = self.load
+        if model is load.draft:
+            return load.cuda_graphs and load.device_embedding
+        rows = load.limits.decode_rows
         reason = why_not(config, set(places), rows, tensor_parallel=False)
-        return self.load.may_record and reason is None
+        return load.may_record and reason is None
 
     def _fill(self, model: Any, first: int, stage: str) -> None:
         embedding = first if self.load.device_embedding else -1

@@ -222,6 +222,26 @@ def test_prompt_log_probabilities_need_no_output(driver: GenerationDriver) -> No
     assert after.cached == len(prompt) - 1
 
 
+def test_prompt_log_probabilities_in_passes_as_long_as_their_logits(
+    driver: GenerationDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As layers need that are split over GPUs."""
+    prompt = [token % 90 for token in range(PAGE + 40)]
+    scored = request("a", prompt, 2, prompt_logprobs=2)
+    expected = generate(driver, scored)["a"]
+    model = driver.generator.model
+    monkeypatch.setattr(model, "tp_context", object())
+    before = len(model.calls)
+    found = generate(driver, scored)["a"]
+    limit = model.config.max_output_len
+    passes = [call.tokens for call in model.calls[before:] if call.tokens > 1]
+    assert sum(passes) == len(prompt) - 1
+    assert max(passes) == limit
+    assert (found.tokens, found.scored_ids) == (expected.tokens, expected.scored_ids)
+    for ours, theirs in zip(found.scores, expected.scores, strict=True):
+        assert ours.chosen == pytest.approx(theirs.chosen, abs=1e-4)
+
+
 def test_long_prompt_goes_in_chunks_while_others_decode(folder: Path) -> None:
     with driving(folder, levers=Levers(prefill_chunk=PAGE)) as driver:
         outputs = Outputs()
