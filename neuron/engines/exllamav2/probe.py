@@ -1,5 +1,6 @@
 """Whether this host can run exllamav2, without importing it or torch."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -7,6 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from neuron.engines.exllamav2 import extension
+from neuron.engines.exllamav2.attention.provider import (
+    OLDEST_FLASH_ATTN,
+    OPT_OUT,
+    numbers,
+)
 from neuron.engines.exllamav2.extension import Key
 from neuron.engines.exllamav2.gpus import Gpus, host_gpus
 from neuron.engines.exllamav2.installed import (
@@ -116,13 +122,26 @@ def _exllamav2() -> Finding:
 
 
 def _attention() -> Finding:
-    """Real flash-attn is taken where it is installed, kernels of ours elsewhere."""
-    for distribution in ("flash-attn", "triton"):
-        version = version_of(distribution)
-        if version is not None:
-            return Finding("attention", True, f"{distribution} {version}")
-    lacks = "neither triton nor flash-attn is installed"
-    return Finding("attention", False, lacks, INSTALL)
+    """What `attention.provider` will take, as far as it shows before it is imported."""
+    flash, triton = version_of("flash-attn"), version_of("triton")
+    if OPT_OUT in os.environ:
+        off = f"exllamav2's paged attention is switched off by {OPT_OUT}"
+        return Finding("attention", False, off, f"unset {OPT_OUT}")
+    ours = None if triton is None else f"our own kernels, by triton {triton}"
+    if flash is None:
+        lacks = "neither triton nor flash-attn is installed"
+        return Finding("attention", ours is not None, ours or lacks, _mend(ours))
+    if numbers(flash) >= OLDEST_FLASH_ATTN:
+        instead = f"; {ours}, where it cannot be loaded" if ours else ""
+        return Finding("attention", True, f"flash-attn {flash}{instead}")
+    oldest = ".".join(map(str, OLDEST_FLASH_ATTN))
+    old = f"flash-attn {flash} is older than {oldest}, the first with paged attention"
+    detail = f"{ours}; {old}" if ours else f"{old}, and triton is not installed"
+    return Finding("attention", ours is not None, detail, _mend(ours))
+
+
+def _mend(found: str | None) -> str | None:
+    return INSTALL if found is None else None
 
 
 def _libraries() -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """`neuron doctor`, as it is typed, on a host made up of files."""
 
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -96,6 +97,37 @@ def test_a_gpu_that_the_extension_has_no_code_for_is_named(
     assert status == 0
     detail = checks(report)["extension"]["detail"]
     assert detail.endswith("; no code for compute capability 6.1")
+
+
+def attention(host: FakeHost, port: int) -> tuple[str, str]:
+    _, report = looked_at(host, port, "--engine", "exllamav2")
+    check = checks(report)["attention"]
+    return check["state"], check["detail"]
+
+
+def test_the_attention_that_will_be_used_is_named_and_why(
+    tmp_path: Path, free_port: int
+) -> None:
+    host = FakeHost(tmp_path)
+    host.gpu()
+    host.distribution("flash_attn", "2.5.6")
+    state, detail = attention(host, free_port)
+    assert state == "lacks"
+    assert "2.5.6 is older than 2.5.7" in detail
+    assert detail.endswith("and triton is not installed")
+    host.attention()
+    state, detail = attention(host, free_port)
+    assert state == "ok"
+    assert detail.startswith("our own kernels, by triton 3.6.0; flash-attn 2.5.6 is")
+    shutil.rmtree(host.site / "flash_attn-2.5.6.dist-info")
+    host.distribution("flash_attn", "2.8.3")
+    assert attention(host, free_port) == (
+        "ok",
+        "flash-attn 2.8.3; our own kernels, by triton 3.6.0, where it cannot be loaded",
+    )
+    host.environ["EXLLAMA_NO_FLASH_ATTN"] = "1"
+    state, detail = attention(host, free_port)
+    assert (state, "switched off" in detail) == ("lacks", True)
 
 
 def test_the_table_has_what_to_do_below_what_is_missing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from neuron.engines.base import EngineError
 
-_OLDEST_FLASH_ATTN: Final = (2, 5, 7)
+OLDEST_FLASH_ATTN: Final = (2, 5, 7)
 """The first that has paged attention."""
 _SPOKEN_VERSION: Final = "2.8.3"
 """The flash-attn whose functions ours follow; exllamav2 compares it."""
@@ -24,7 +24,7 @@ _MODULES: Final = ("flash_attn", "flash_attn_2_cuda")
 _FUNCTIONS: Final = (
     "flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache"
 )  # fmt: skip
-_OPT_OUT: Final = "EXLLAMA_NO_FLASH_ATTN"
+OPT_OUT: Final = "EXLLAMA_NO_FLASH_ATTN"
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def install() -> AttentionProvider:
     """
     global _installed
     if _installed is None:
-        if _OPT_OUT in os.environ:
-            raise _unavailable(f"unset {_OPT_OUT}: exllamav2 needs paged attention")
+        if OPT_OUT in os.environ:
+            raise _unavailable(f"unset {OPT_OUT}: exllamav2 needs paged attention")
         if "exllamav2.attn" in sys.modules:
             raise RuntimeError("exllamav2 was imported before its attention provider")
         _installed = _real() or _own()
@@ -69,7 +69,7 @@ def _real() -> AttentionProvider | None:
     try:
         module = importlib.import_module("flash_attn")
         version = str(module.__version__)
-        if _numbers(version) < _OLDEST_FLASH_ATTN:
+        if numbers(version) < OLDEST_FLASH_ATTN:
             raise ImportError(f"version {version} has no paged attention")
         functions = [getattr(module, name) for name in _FUNCTIONS]
         importlib.import_module("flash_attn_2_cuda")
@@ -118,7 +118,7 @@ def _own() -> AttentionProvider:
     return AttentionProvider("triton", str(triton.__version__), frozenset(features))
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
     """As exllamav2 reads a version: those of its parts that are numbers."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
