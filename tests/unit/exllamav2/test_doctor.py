@@ -125,7 +125,7 @@ def test_the_attention_that_will_be_used_is_named_and_why(
         "ok",
         "flash-attn 2.8.3; our own kernels, by triton 3.6.0, where it cannot be loaded",
     )
-    host.environ["EXLLAMA_NO_FLASH_ATTN"] = "1"
+    host.extra["EXLLAMA_NO_FLASH_ATTN"] = "1"
     state, detail = attention(host, free_port)
     assert (state, "switched off" in detail) == ("lacks", True)
 
