@@ -85,9 +85,9 @@ def engine_class() -> type[Engine]:
     return ExLlamaV2Engine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def engine(engine_class: type[Engine], tiny: Callable[..., Path]) -> Iterator[Engine]:
-    """The plain tiny model with four slots."""
+    """The plain tiny model with four slots; one at a time, as in a worker."""
     with loaded(engine_class, tiny(), slots=4, cache_tokens=4096) as engine:
         yield engine
 
