@@ -4,6 +4,7 @@ import base64
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from neuron.worker import image_files
@@ -122,6 +123,27 @@ def test_a_file_that_ends_early_is_refused_when_it_is_decoded() -> None:
     file = open_image(url_of(data[: len(data) // 2]))
     with pytest.raises(ImageFileError, match="cannot be decoded"):
         file.pixels((64, 64), _BICUBIC)
+
+
+_WHOLE = {form: file_of(noise(24, 16), form) for form in ("PNG", "JPEG", "WEBP", "GIF")}
+
+
+@pytest.mark.parametrize("form", _WHOLE)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damage_is_told_and_nothing_else(form: str, data: st.DataObject) -> None:
+    damaged = bytearray(_WHOLE[form])
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
+    del damaged[data.draw(st.integers(1, len(damaged))) :]
+    try:
+        file = open_image(url_of(bytes(damaged)))
+        pixels = file.pixels((20, 10), _BICUBIC)
+    except ImageFileError:
+        return
+    assert pixels.shape == (10, 20, 3)
 
 
 def test_bytes_are_counted_before_they_are_decoded(
