@@ -29,6 +29,7 @@ from neuron.engines.base import (
 from neuron.engines.exllamav2.vision import FIRST_ID, MOST_TOKENS, Eyes
 from neuron.models.image_sizing import PixelBudget
 from neuron.models.vision import ImageSyntax, VisionInfo
+from neuron.protocol.types import LoadOptions
 from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.exllamav2.torch_engine import (
     Call,
@@ -279,6 +280,27 @@ def test_images_survive_being_preempted(folder: Path, tower: Tower) -> None:
         assert_page_table_holds(driver)
     for name in "ab":
         assert outputs[name].tokens == wanted[name].tokens
+
+
+def test_only_others_are_guessed_at(folder: Path, tower: Tower) -> None:
+    """The tokens of an image are nobody else's, so that none may be a guess."""
+    asked = [
+        asking("seen", 40, CAT, CAT, CAT),
+        request("read", BEFORE * 2, 40, top_logprobs=0),
+    ]
+    options = LoadOptions(ngram=True)
+    with driving(
+        folder, page_size=PAGE, eyes=eyes_of(tower), options=options
+    ) as driver:
+        generate(driver, asked[0])
+        assert driver.stats().rejected_draft_tokens == 0
+        found = generate(driver, *asked)
+        stats = driver.stats()
+        assert stats.accepted_draft_tokens + stats.rejected_draft_tokens > 0
+        assert_page_table_holds(driver)
+    texts = expected(folder, *asked)
+    for name, output in found.items():
+        assert output.tokens == texts[name].tokens
 
 
 def test_images_survive_a_new_generator(folder: Path, tower: Tower) -> None:

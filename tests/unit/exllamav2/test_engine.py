@@ -1,6 +1,7 @@
 """The life of a loaded engine: load, warm-up, use, unload."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ cuda_stack.use_cpu_extension()
 
 from neuron.engines.base import EngineError, LoadCancelledError, LoadSpec
 from neuron.engines.exllamav2.engine import ExLlamaV2Engine
+from neuron.protocol.types import LoadOptions
 from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.exllamav2.torch_engine import Call, TorchEngine, model_of
 from tests.unit.reference.support import generate, info_of, request, tiny
@@ -67,6 +69,18 @@ def test_a_load_leaves_the_engine_warm_and_empty(spec: LoadSpec) -> None:
     assert stats.memory_bytes
     assert not engine.has_work()
     assert generate(engine, request("a", (0,) * 600, 2))["a"].cached == 0
+    engine.unload()
+
+
+def test_guesses_of_the_warm_up_do_not_count(spec: LoadSpec) -> None:
+    engine = TorchEngine()
+    load(engine, replace(spec, options=LoadOptions(ngram=True)))
+    stats = engine.stats()
+    assert (stats.accepted_draft_tokens, stats.rejected_draft_tokens) == (0, 0)
+    output = generate(engine, request("a", PROMPT * 3, 40))["a"]
+    stats = engine.stats()
+    assert stats.accepted_draft_tokens + stats.rejected_draft_tokens > 0
+    assert len(output.tokens) == 40
     engine.unload()
 
 

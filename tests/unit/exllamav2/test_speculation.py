@@ -399,6 +399,26 @@ class TestWhenToGuess:
             assert len(again["c"].tokens) == 40
 
 
+def test_a_draft_that_fails_costs_a_step(by_itself: Driving) -> None:
+    """As the model would: who has no token yet is computed again."""
+    with by_itself() as driver, pytest.MonkeyPatch.context() as patch:
+        tokens = generate(driver, request("a", PROMPT, 20))["a"].tokens
+        driver.submit(request("a", PROMPT, 20))
+        driver.submit(request("b", PROMPT[4:], 20))
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("an illegal instruction")
+
+        with patch.context() as broken:
+            broken.setattr(driver.generator, "draft", fail)
+            outputs = Outputs()
+            outputs.step(driver)
+        outputs.run(driver)
+        assert outputs["a"].tokens == tokens
+        assert outputs["b"].reason == "length"
+        assert_page_table_holds(driver)
+
+
 class TestDraftsOfOtherSizes:
     @pytest.mark.parametrize("vocab", [64, 128])
     def test_tokens_that_only_one_has(

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 LONGEST: Final = 16
 """Tokens at the end that are looked for, at most: more of them tell nothing new."""
 SHORTEST: Final = 2
-"""And at least: a single token is followed by anything."""
+"""And at least, as `History` has it: a single token is followed by anything."""
 _ROOM: Final = 1024
 
 
 class History:
     """One sequence's tokens, prompt and output.
 
-    No index: comparing all of a long context with one token takes microseconds, and
-    what would index a prompt in Python takes longer than a step.
+    No index: comparing all of a long context with its last tokens takes microseconds,
+    and to index a prompt in Python takes longer than a step.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,15 @@ class History:
         return [followed[number % period] for number in range(count)]
 
     def _after_the_longest_match(self, text: NDArray[np.int32]) -> int | None:
-        if len(text) <= SHORTEST:
+        last = len(text) - 1
+        if last < SHORTEST:
             return None
-        last, length = len(text) - 1, 1
-        ends = np.flatnonzero(text[:last] == text[last])
-        while length < LONGEST:
-            longer = ends[ends >= length]
-            longer = longer[text[longer - length] == text[last - length]]
-            if not len(longer):
-                break
-            ends, length = longer, length + 1
-        return int(ends[-1]) + 1 if length >= SHORTEST else None
+        pairs = (text[1:last] == text[last]) & (text[: last - 1] == text[last - 1])
+        ends = np.flatnonzero(pairs) + 1
+        if not len(ends):
+            return None
+        back = np.arange(SHORTEST, min(LONGEST, len(text)))
+        places = ends[:, None] - back
+        same = (text[places] == text[last - back]) & (places >= 0)
+        lengths = np.logical_and.accumulate(same, axis=1).sum(axis=1)
+        return int(ends[lengths == lengths.max()][-1]) + 1
