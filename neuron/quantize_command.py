@@ -127,12 +127,8 @@ def run_shown(command: str, work: Callable[[Progress], str]) -> int:
         0 where it worked, 1 where it was refused, 130 where interrupted.
     """
     console = Console()
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
     try:
-        with (
-            _interrupted_by_any_end(),
-            Progress(*columns, TimeElapsedColumn(), console=console) as progress,
-        ):
+        with _interrupted_by_any_end(), _bar(console) as progress:
             done = work(progress)
     except (ConvertError, FormatError, ModelError, OSError) as error:
         _say(Console(stderr=True), f"{command}: {_words(error)}")
@@ -142,6 +138,21 @@ def run_shown(command: str, work: Callable[[Progress], str]) -> int:
         return INTERRUPTED
     _say(console, done)
     return OK
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Progress]:
+    """A progress bar that stays where the work is done, and goes where it is not."""
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, TimeElapsedColumn(), console=console)
+    progress.start()
+    try:
+        yield progress
+    except BaseException:
+        progress.live.transient = True
+        progress.live.stop()
+        raise
+    progress.stop()
 
 
 @contextmanager

@@ -57,7 +57,8 @@ def test_a_refusal_is_one_line_that_names_file_and_key(tmp_path: Path) -> None:
         f"neuron import: {file}: general.architecture 'gemma3' is not supported; "
         "these are: llama, qwen2, qwen3\n"
     )
-    assert not (tmp_path / "new").exists()
+    assert done.stdout == ""
+    assert [*tmp_path.iterdir()] == [file]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
