@@ -15,6 +15,7 @@ from neuron.exl2.conversion_plan import ConvertError
 
 _NO_LOCKS: Final = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """How a file system says that folders cannot be locked, as NFS does."""
+_NOT_ABANDONED: Final = (FileNotFoundError, NotADirectoryError, BlockingIOError)
 
 
 @contextlib.contextmanager
@@ -67,9 +68,7 @@ def _remove_abandoned(target: Path) -> None:
         if not name.fullmatch(folder.name):
             continue
         # It may be gone just now, be no folder, or have an owner that lives.
-        with contextlib.suppress(
-            FileNotFoundError, NotADirectoryError, BlockingIOError
-        ):
+        with contextlib.suppress(*_NOT_ABANDONED):
             _remove_if_abandoned(folder)
 
 
