@@ -145,6 +145,7 @@ class ModelManager:
             await self._hardware.refresh()
             memory = self._host_memory()
             plan = await asyncio.to_thread(_plan, entry, request, memory, draft)
+            await asyncio.to_thread(_require_engine, plan.engine)
             if not plan.fits:
                 raise _does_not_fit(plan)
             self._refuse_when_draining()
@@ -336,6 +337,24 @@ def _plan(
         return engine.plan(info, request, memory, None if draft is None else draft.info)
     except EngineError as error:
         raise ApiError(422, str(error), code=error.code, param=error.param) from error
+
+
+def _require_engine(name: str) -> None:
+    """Refuse an engine that this host cannot run, whatever would fit.
+
+    Raises:
+        ApiError: 422, with what the host lacks.
+    """
+    from neuron.engines import registry
+
+    found = registry.engine_class(name).probe()
+    if not found.available:
+        raise ApiError(
+            422,
+            f"engine '{name}' cannot run on this host: {found.reason}",
+            code="engine_unavailable",
+            param="engine",
+        )
 
 
 def _unsupported(model: str, reason: str, param: str = "model") -> ApiError:

@@ -15,8 +15,9 @@ from neuron.daemon.hardware import Hardware
 from neuron.daemon.instance import Instance
 from neuron.daemon.manager import ModelManager
 from neuron.daemon.nvml import Nvml
+from neuron.engines.exllamav2.engine import ExLlamaV2Engine
 from neuron.protocol.errors import ApiError
-from neuron.protocol.types import LoadRequest, ModelState, UnloadRequest
+from neuron.protocol.types import EngineInfo, LoadRequest, ModelState, UnloadRequest
 from tests.support.processes import Home
 from tests.unit.daemon.fake_nvml import FakeNvml
 
@@ -92,3 +93,18 @@ async def test_a_load_can_be_repeated_in_the_same_words(manager: ModelManager) -
     with pytest.raises(ApiError, match=f"cache_tokens = {planned}, not 701") as other:
         await manager.load(LoadRequest(model=MODEL, cache_tokens=701))
     assert (other.value.status, other.value.param) == (409, "cache_tokens")
+
+
+async def test_an_engine_that_cannot_run_here_is_told_before_memory(
+    manager: ModelManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And can be planned for: what it would take may be why one asks."""
+    lacking = EngineInfo(name="exllamav2", available=False, reason="no NVIDIA driver")
+    monkeypatch.setattr(ExLlamaV2Engine, "probe", classmethod(lambda cls: lacking))
+    request = LoadRequest(model=MODEL, engine="exllamav2")
+    with pytest.raises(ApiError, match="on this host: no NVIDIA driver") as caught:
+        await manager.load(request)
+    assert (caught.value.status, caught.value.code) == (422, "engine_unavailable")
+    plan = await manager.plan(request)
+    assert not plan.fits
+    assert plan.need_bytes
