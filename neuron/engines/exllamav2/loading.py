@@ -136,7 +136,11 @@ def load_model(
     except BaseException as error:
         failure = _named(error, spec)
         _let_go(error)
-    work.release()
+    try:
+        work.release()
+    except RuntimeError as error:
+        # On a device that is lost nothing works any more, and that is no news.
+        log.error("%s: what was loaded cannot be freed: %s", spec.info.id, error)
     raise failure from None
 
 

@@ -251,6 +251,24 @@ def test_failure_on_the_way_leaves_nothing(
     assert _live_bytes() - before < 1 << 20
 
 
+def test_failure_is_told_where_nothing_can_be_freed_after_it(
+    folder: Path, library: tuple[Any, Handles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuron.engines.exllamav2.staging import Staging
+
+    lost = RuntimeError("CUDA error: an illegal memory access was encountered")
+    memory = CpuMemory([GIB])
+
+    def fail(*_: object) -> None:
+        monkeypatch.setattr(memory, "give_back", fail)
+        raise lost
+
+    monkeypatch.setattr(Staging, "wait", fail)
+    with pytest.raises(EngineError, match="illegal memory access") as caught:
+        load(library[0], spec_of(info_of(folder)), vram=memory)
+    assert caught.value.code == "load_failed"
+
+
 def _copied(folder: Path, to: Path) -> Path:
     to.mkdir()
     for file in folder.iterdir():
