@@ -89,7 +89,7 @@ class Run:
             prefix="gpu-run-", ignore_cleanup_errors=True
         ) as name:
             folder = Path(name)
-            models = _models_folder(folder)
+            models = _models_folder(folder, in_memory=self.scale.on_gpu)
             runner = Runner(folder, self.within_s, self._environ(folder, models))
             try:
                 self._steps(runner, folder, models)
@@ -224,14 +224,15 @@ def _lever(arguments: Sequence[str]) -> dict[str, str]:
     return {PREFIX + name.upper(): value}
 
 
-def _models_folder(fallback: Path) -> Path:
-    """In memory where there is room: loads are to be as fast as they can."""
+def _models_folder(folder: Path, *, in_memory: bool) -> Path:
+    """In memory where there is room, and else in `folder`: loads are to be as fast as
+    they can."""
     try:
-        if shutil.disk_usage(_SHARED_MEMORY).free >= _MODELS_BYTES:
+        if in_memory and shutil.disk_usage(_SHARED_MEMORY).free >= _MODELS_BYTES:
             return Path(tempfile.mkdtemp(prefix="gpu-run-", dir=_SHARED_MEMORY))
     except OSError:
         pass  # there is none
-    models = fallback / "models"
+    models = folder / "models"
     models.mkdir()
     return models
 

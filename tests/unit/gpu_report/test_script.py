@@ -22,6 +22,7 @@ GPU = Path(script.__file__).parent
 def _quick_run(out: Path) -> Results:
     command = [sys.executable, "-m", "tests.gpu", "--quick", "--out", str(out)]
     environ = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"}
+    environ["TMPDIR"] = str(out.parent)
     done = subprocess.run(
         [*command, "--commit", "abc"],
         env=environ, capture_output=True, text=True, timeout=110, check=False,
@@ -92,7 +93,8 @@ def test_every_file_of_checks_is_run() -> None:
 def test_a_run_without_models_measures_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(script, "_models_folder", lambda _: tmp_path / "no" / "way")
+    way = tmp_path / "no" / "way"
+    monkeypatch.setattr(script, "_models_folder", lambda *_, **__: way)
     (tmp_path / "no").write_text("a file")
     found = script.Run(parts=("bench",), scale=script.QUICK, commit="x").run()
     assert len(found.notes) == 1
