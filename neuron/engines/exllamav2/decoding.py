@@ -43,7 +43,7 @@ def recorded_steps(
         device = torch.device("cuda", model.modules[1].device_idx)
         count = torch.cuda.get_device_properties(device).multi_processor_count
         forward = _switched(forward, TensorCoreLinears(library, model, count).in_use)
-    tokens, longest = limits.query_length, _longest(loaded)
+    tokens, longest = limits.query_length, loaded.config.max_seq_len
     return _graphs(library, loaded, forward, limits.slots, tokens, longest)
 
 
@@ -61,7 +61,7 @@ def recorded_draft_steps(
     if reason is not None:
         log.warning("the draft's steps are not recorded: %s", reason)
         return None
-    library, longest = backend.exllamav2, _longest(loaded)
+    library, longest = backend.exllamav2, loaded.config.max_seq_len
     forward = _forward(library, draft)
     return _graphs(library, draft, forward, rows, tokens, longest)
 
@@ -104,11 +104,6 @@ def _guessing(loaded: "LoadedModel", levers: Levers) -> int:
     """Sequences that decode together with guesses, at most."""
     limits = loaded.limits
     return min(limits.slots, levers.speculate_up_to) if limits.query_length > 1 else 0
-
-
-def _longest(loaded: "LoadedModel") -> int:
-    """Tokens of the longest sequence, guesses at its end included."""
-    return int(loaded.config.max_seq_len) + loaded.limits.query_length - 1
 
 
 def _forward(library: Any, held: "LoadedModel | LoadedDraft") -> Forward:

@@ -172,25 +172,6 @@ def correct_tables(model: Any, memory: ModelMemory, options: LoadOptions) -> Non
             replace_tables(context, rope, memory.max_seq_len)
 
 
-def widen_tables(model: Any, positions: int) -> None:
-    """Give sines and cosines rows of zeros for `positions` beyond the context.
-
-    Guesses at its end are computed with all others, come to nothing, and must not be
-    turned by whatever is in memory there, or is not.
-    """
-    from torch.nn.functional import pad
-
-    for context in model.device_context:
-        # A device that holds no layer has no tables.
-        ready = positions and context is not None and context.ready
-        for tables in (context.sin, context.cos) if ready else ():
-            # A model without rotations has a single number.
-            tables[:] = [
-                pad(table, (0, 0, 0, positions)) if table.dim() > 1 else table
-                for table in tables
-            ]
-
-
 def correct_windows(library: Any, model: Any) -> None:
     """Let windowed layers attend to as many keys as their models were trained with.
 

@@ -29,7 +29,6 @@ from neuron.engines.exllamav2.library_model import (
     correct_windows,
     make_config,
     make_model,
-    widen_tables,
 )
 from neuron.engines.exllamav2.limits import Limits
 from neuron.engines.exllamav2.loras import apply_adapter
@@ -304,7 +303,6 @@ class _Work:
             # Tables are made in float32, several times their size.
             self.vram.give_back()
             self._fill(made, places[0], stage)
-        widen_tables(made, self.load.limits.query_length - 1)
         made.loaded = True
         library.stloader.cleanup_stfiles()
         return made

@@ -14,8 +14,6 @@ from tests.support.synthetic_model import write_synthetic
 
 cuda_stack.require("torch", "exllamav2")
 
-import torch
-
 from tests.unit.exllamav2.cpu_library import Handles, library_on_the_cpu
 from tests.unit.exllamav2.test_loading import TINY, info_of, load, spec_of
 
@@ -32,21 +30,6 @@ def library() -> Iterator[tuple[Any, Handles]]:
 def info(tmp_path: Path) -> ModelInfo:
     write_synthetic(tmp_path / "tiny", TINY)
     return info_of(tmp_path / "tiny")
-
-
-def test_guesses_at_the_end_of_the_context_have_rows_in_the_tables(
-    info: ModelInfo, library: tuple[Any, Handles]
-) -> None:
-    options = LoadOptions(draft="d", draft_tokens=3)
-    plain = load(library[0], spec_of(info))
-    loaded = load(library[0], spec_of(info, options=options, draft=info))
-    [expected] = plain.model.device_context[0].sin
-    assert loaded.config.max_seq_len == expected.shape[2] == 256
-    for model in (loaded.model, loaded.draft.model):
-        context = model.device_context[0]
-        assert [t.shape for t in (*context.sin, *context.cos)] == [(1, 1, 259, 32)] * 2
-        assert torch.equal(context.sin[0][:, :, :256], expected)
-        assert not context.sin[0][:, :, 256:].any()
 
 
 @pytest.mark.parametrize(
