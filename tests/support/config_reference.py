@@ -4,6 +4,7 @@
 """
 
 import ast
+import dataclasses
 import inspect
 import re
 import textwrap
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from neuron.config import NeuronConfig
+from neuron.engines.exllamav2.levers import PREFIX, Levers
 from services.config import CatalogueFile, CortexConfig
 
 if TYPE_CHECKING:
@@ -31,13 +33,25 @@ FILES: tuple[tuple[str, type[BaseModel]], ...] = (
 
 
 def tables() -> str:
-    """One Markdown table a file."""
-    parts = []
-    for name, model in FILES:
-        rows = [f"| `{name}` | Default | |", "|---|---|---|"]
-        rows += [" | ".join(("", *row, "")).strip() for row in _rows(model, "")]
-        parts.append("\n".join(rows))
-    return "\n\n".join(parts)
+    """One Markdown table a file, and one of what only the environment sets."""
+    parts = [_table(f"`{name}`", _rows(model, "")) for name, model in FILES]
+    return "\n\n".join([*parts, _table("Environment of a neuron", _levers())])
+
+
+def _table(title: str, rows: Iterator[tuple[str, str, str]]) -> str:
+    lines = [f"| {title} | Default | |", "|---|---|---|"]
+    lines += [" | ".join(("", *row, "")).strip() for row in rows]
+    return "\n".join(lines)
+
+
+def _levers() -> Iterator[tuple[str, str, str]]:
+    docstrings = _docstrings_of(Levers)
+    for field in dataclasses.fields(Levers):
+        text = " ".join(docstrings[field.name].split()).rstrip(".")
+        default = field.default
+        if isinstance(default, bool):
+            default = "on" if default else "off"
+        yield f"`{PREFIX}{field.name.upper()}`", f"`{default}`", text
 
 
 def _rows(model: type[BaseModel], table: str) -> Iterator[tuple[str, str, str]]:
@@ -58,16 +72,22 @@ def _rows(model: type[BaseModel], table: str) -> Iterator[tuple[str, str, str]]:
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
     """The string under each field, inherited fields included."""
-    found = {}
+    found: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if issubclass(base, BaseModel) and base.__module__.split(".")[0] != "pydantic":
-            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-            assert isinstance(tree, ast.ClassDef)
-            for field, after in pairwise(tree.body):
-                if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr):
-                    text = ast.literal_eval(after.value)
-                    found[ast.unparse(field.target)] = text
+            found |= _docstrings_of(base)
     return found
+
+
+def _docstrings_of(class_: type) -> dict[str, str]:
+    """The string under each of its own fields."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(class_))).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        ast.unparse(field.target): ast.literal_eval(after.value)
+        for field, after in pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr)
+    }
 
 
 def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:

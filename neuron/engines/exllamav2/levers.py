@@ -20,22 +20,32 @@ _PAGE: Final = 256
 class Levers:
     """Each changes speed or memory and no result beyond rounding."""
 
-    device_sampling: bool = True
-    """Choose tokens where the logits are; off, they are copied to the CPU first."""
     cuda_graphs: bool = True
-    """Repeat decode steps as recorded graphs, where the model allows for it."""
+    """Decode steps are recorded and repeated as CUDA graphs: the CPU launches one thing
+    a step instead of every kernel of every layer. Recording takes time at load, and
+    VRAM for what was recorded. It needs all layers on one GPU, no adapters and few
+    experts; the log says where a load goes without."""
     device_embedding: bool = True
-    """Keep the token embedding on the GPU instead of in system memory."""
+    """The token embedding is on the GPU: no lookup and no copy in every step, for as
+    much VRAM as the table has bytes. Off, it is in system memory, and no step is
+    recorded."""
+    device_sampling: bool = True
+    """Tokens are chosen on the GPU and only they leave it, for some VRAM meanwhile.
+    Off, all logits are copied to the CPU in every step, and tokens chosen from there."""
     warmup: bool = True
-    """Compute common shapes at load, so that the first requests are not slow."""
+    """Common shapes are computed before a model is ready, so that the first requests
+    are not slow; loads take longer for it."""
     triton_gemm: bool = False
-    """Multiply for 5 to 64 rows on tensor cores, in recorded steps; not measured yet
-    against the library's kernels, and so off."""
+    """Recorded steps of 5 to 64 rows multiply on tensor cores. Not measured yet against
+    the library's kernels, and so off."""
     speculate_up_to: int = 8
-    """Sequences that decode at once with guesses by a draft model or by n-grams; for
-    more of them, checking guesses costs more than it gives. 0: never."""
+    """Requests that decode together with guesses, where a load has `draft` or `ngram`:
+    each step may give several tokens, for more to compute and the draft's VRAM. Where
+    many decode together, checking guesses costs more than they give. `0` is never."""
     prefill_chunk: int = 1024
-    """Prompt tokens computed in one step while others decode: bounds what they wait."""
+    """Prompt tokens that are computed in one step while others decode, a multiple of
+    256: what their next token waits for. More computes prompts sooner, fewer make the
+    others wait less."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Levers":
