@@ -31,7 +31,7 @@ class Levers:
     recorded."""
     device_sampling: bool = True
     """Tokens are chosen on the GPU and only they leave it, for some VRAM meanwhile.
-    Off, all logits are copied to the CPU in every step, and tokens chosen from there."""
+    Off, all logits are copied to the CPU in every step, and chosen from there."""
     warmup: bool = True
     """Common shapes are computed before a model is ready, so that the first requests
     are not slow; loads take longer for it."""
