@@ -28,8 +28,18 @@ class DraftModel:
         """Its last token in place of those that it lacks."""
         return ids.clamp(max=self._own - 1)
 
-    def forward_chunk(self, input_ids: torch.Tensor, **more: Any) -> dict[str, Any]:
-        """As the library's."""
-        ids = self.known(input_ids)
-        result: dict[str, Any] = self._model.forward_chunk(input_ids=ids, **more)
+    def forward_chunk(
+        self, input_ids: torch.Tensor, attn_params: Any, **more: Any
+    ) -> dict[str, Any]:
+        """As the library's, by the draft's own tables: those that a prompt's images
+        bring along are as wide as the heads of the model that it drafts for.
+        """
+        ids, tables = self.known(input_ids), attn_params.alt_rope_embed
+        attn_params.alt_rope_embed = {}
+        try:
+            result: dict[str, Any] = self._model.forward_chunk(
+                input_ids=ids, attn_params=attn_params, **more
+            )
+        finally:
+            attn_params.alt_rope_embed = tables
         return result
