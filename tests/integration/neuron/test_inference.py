@@ -145,6 +145,7 @@ def test_metrics_say_what_health_says(shared: Neuron) -> None:
     assert f'neuron_model_state{{model="{MODEL}",state="ready"}} 1.0' in page
     assert f'neuron_model_in_flight{{model="{MODEL}"}}' in page
     assert f'neuron_model_memory_bytes{{model="{MODEL}"}}' in page
+    assert f'neuron_model_rejected_draft_tokens_total{{model="{MODEL}"}} 0.0' in page
     assert "neuron_uptime_seconds" in page
     waits = f'neuron_model_queue_wait_seconds_bucket{{le="60.0",model="{MODEL}"}}'
     assert waits in page

@@ -60,12 +60,14 @@ DRAFT = LoadOptions(draft="draft", draft_tokens=GUESSES)
 Driving = Callable[..., AbstractContextManager[GenerationDriver]]
 
 
-def made(folder: Path, *, layers: int = 2, vocab: int = 96) -> Path:
-    """A tiny model with room for `CONTEXT` tokens; with fewer layers, or an embedding
-    that is cut off or padded, it is another one with the same tokens."""
+def made(
+    folder: Path, *, layers: int = 2, vocab: int = 96, context: int = CONTEXT
+) -> Path:
+    """A tiny model; with fewer layers, or an embedding that is cut off or padded, it is
+    another one with the same tokens."""
     model = tiny("llama-gqa-tied-linear")
     changed = {
-        "max_position_embeddings": CONTEXT,
+        "max_position_embeddings": context,
         "num_hidden_layers": layers,
         "vocab_size": vocab,
     }
@@ -196,20 +198,21 @@ class TestAsWithoutGuesses:
         assert found.cached >= (len(PROMPT) + 99) // PAGE * PAGE
 
     def test_up_to_the_end_of_the_context(
-        self, folder: Path, guessing: Driving
+        self, tmp_path: Path, guessing: Driving
     ) -> None:
         """No pass goes on to positions for which there are no rotations."""
+        folder = made(tmp_path / "short", context=7 * PAGE)
         asked = [
-            request("a", PROMPT, CONTEXT - len(PROMPT)),
-            request("b", PROMPT[:9], CONTEXT - 9),
+            request("a", PROMPT, 7 * PAGE - len(PROMPT)),
+            request("b", PROMPT[:9], 7 * PAGE - 9),
         ]
         with driving(folder, page_size=PAGE) as plain:
             expected = generate(plain, *asked)
         with guessing(folder, page_size=PAGE) as driver:
             found = generate(driver, *asked)
+            assert guesses(driver)[0] > 0
         for name, output in found.items():
-            assert output.tokens == expected[name].tokens
-            assert output.reason == "length"
+            assert_close(output, expected[name])
 
     @pytest.mark.parametrize("count", range(1, 13))
     def test_exactly_as_many_as_asked(
@@ -493,7 +496,7 @@ def pair(
 
 
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from neuron.engines.base import EngineStats
 from neuron.ipc import Stats
 from neuron.worker.admission import Admission
 from neuron.worker.engine_host import EngineHost
@@ -29,3 +30,15 @@ async def test_heartbeats_go_on_while_prompts_take_every_thread() -> None:
         release.set()
         beat.cancel()
         await asyncio.gather(taken, beat, return_exceptions=True)
+
+
+async def test_guesses_are_told_with_the_tokens() -> None:
+    host = EngineHost(lambda _: None)
+    vitals = Vitals(host, Admission(1, 1, 1), Tally())
+    assert vitals.stats(None).accepted_draft_tokens is None
+    host.stats = EngineStats(
+        generated_tokens=9, accepted_draft_tokens=6, rejected_draft_tokens=2
+    )
+    told = vitals.stats(None)
+    assert told.generated_tokens == 9
+    assert (told.accepted_draft_tokens, told.rejected_draft_tokens) == (6, 2)
