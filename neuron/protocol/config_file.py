@@ -131,17 +131,17 @@ def _explain(
 ) -> str:
     location: tuple[str | int, ...] = error["loc"]
     key = ".".join(str(part) for part in location)
-    reason = error["msg"]
+    reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         reason = "unknown key"
-    elif error["type"] != "missing":
+    elif location and error["type"] != "missing":
         reason += f", got {error['input']!r}"
     variable = overridden.get(tuple(str(part) for part in location))
     if variable:
         return f"environment variable {variable}: {reason}"
     line = line_of(text, location)
     where = f"{path}:{line}" if line else f"{path or 'configuration'}"
-    return f"{where}: {key}: {reason}"
+    return ": ".join(filter(None, (where, key, reason)))
 
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")

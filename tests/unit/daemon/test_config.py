@@ -23,6 +23,17 @@ def test_this_host_needs_none(listen: str) -> None:
     assert NeuronConfig(listen=listen).address.is_loopback
 
 
+def test_the_file_that_lacks_consent_is_told_in_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "neuron.toml"
+    file.write_text('listen = "0.0.0.0:1"\n')
+    with pytest.raises(ConfigError) as refused:
+        load_config(file)
+    assert str(refused.value) == (
+        f'{file}: listen = "0.0.0.0:1" reaches beyond this host and a neuron has no'
+        ' keys: set auth = "none" to allow it'
+    )
+
+
 def test_arguments_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "neuron.toml"
     file.write_text('listen = "127.0.0.1:1"\n[limits]\ndrain_s = 3\n')
