@@ -8,9 +8,10 @@ import argparse
 import asyncio
 import sys
 import traceback
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -30,6 +31,7 @@ _PAGE: Final = 256
 _LONGEST: Final = 4608
 _PREFILLS: Final = 3
 _MODES: Final = ("fp16", "q4")
+_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +215,23 @@ async def stack(
                 )  # fmt: skip
 
             await clock(measure.warm, 1)
-            speed, _ = (await clock(measure.tokens, 2)).result()
+            speed = await _speed(partial(clock, measure.tokens))
             found = Stack(model=folder.name, batch=batch, tokens_per_s=speed)
             notebook.add(stack=[found])
+
+
+async def _speed(clock: Callable[[int], Awaitable[Clock]]) -> float:
+    """Tokens/s; once more where one stream had ended before another began.
+
+    Small models on a busy host are through in the time that a request takes to arrive.
+    """
+    for seed in range(2, 2 + _ATTEMPTS):
+        try:
+            return (await clock(seed)).result()[0]
+        except RuntimeError:
+            if seed == 1 + _ATTEMPTS:
+                raise
+    raise AssertionError
 
 
 if __name__ == "__main__":
