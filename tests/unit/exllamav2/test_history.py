@@ -1,15 +1,8 @@
 """What followed the last time is what is guessed."""
 
-import pytest
 from hypothesis import given, strategies as st
 
-from tests.support import cuda_stack
-
-cuda_stack.require("torch", "exllamav2")
-
 from neuron.engines.exllamav2.speculation.history import LONGEST, SHORTEST, History
-
-pytestmark = pytest.mark.cuda_stack
 
 
 def continuation(tokens: list[int], count: int) -> list[int]:
