@@ -112,7 +112,7 @@ class ExLlamaV2Engine:
             self._running.driver.cancel(request_id)
 
     def step(self) -> list[EngineEvent]:
-        """A chunk of prompt tokens and one token for everyone who decodes.
+        """A chunk of prompt tokens, and a token or more for everyone who decodes.
 
         Raises:
             EngineError: fatal; the process has to be replaced.
