@@ -2,10 +2,12 @@
 
 A gate's and an up projection's columns are brought into the order in which the down
 projection has its rows, so that nothing has to be gathered in between. The library does
-that on the CPU, column by column, for more than half of a model.
+that on the CPU, column by column, for more than half of a model. It leaves out their
+biases, which are then added to other columns than their own.
 Source: exllamav2 0.3.2: linear.py, ext_stloader.cpp.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -19,6 +21,8 @@ class DeviceReordering:
 
     def __init__(self, extension: Any) -> None:
         self._extension = extension
+        self._orders: dict[int, Any] = {}
+        """Address of a packed matrix → what its columns were."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._extension, name)
@@ -32,6 +36,7 @@ class DeviceReordering:
         """
         order = index.to(device=tensor.device, dtype=torch.long)
         tensor.copy_(tensor.index_select(1, order))
+        self._orders[tensor.data_ptr()] = order
 
     def tensor_remap_4bit(self, tensor: Any, index: Any) -> None:
         """As `tensor_remap`, of columns packed eight to a word, the lowest first.
@@ -47,3 +52,14 @@ class DeviceReordering:
         words = (levels.unflatten(1, (-1, _PER_WORD)) << shifts).sum(-1)
         # A word's sign is its last column's highest bit.
         tensor.copy_(torch.where(words < 1 << 31, words, words - (1 << 32)))
+
+    def reorder_biases(self, linears: Iterable[Any]) -> None:
+        """Let the biases of `ExLlamaV2Linear`s follow their columns; in place, since
+        the extension has their addresses already.
+        """
+        for linear in linears:
+            tensors = getattr(linear, "q_tensors", None) or {}
+            if "q_weight" in tensors and "bias" in tensors:
+                order = self._orders.get(tensors["q_weight"].data_ptr())
+                if order is not None:
+                    tensors["bias"].copy_(tensors["bias"][order])

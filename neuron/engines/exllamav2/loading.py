@@ -341,9 +341,10 @@ class _Work:
         )
         self.sources.append(source)
         source.start()
-        with supplied(library, source):
+        with supplied(library, source) as reordering:
             for module in model.modules:
                 module.load()
+            reordering.reorder_biases(model.modules_dict.values())
         source.close()
 
     def _eyes(self, config: Any, placed: Placed) -> Eyes | None:

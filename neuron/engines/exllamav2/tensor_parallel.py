@@ -40,6 +40,8 @@ def check_tensor_parallel(model: Description, devices: Sequence[int]) -> None:
         raise _refused(
             f"intermediate_size {model.sizes.intermediate} is no multiple of {_UNIT}"
         )
+    if model.config.get("mlp_bias"):
+        raise _refused("exllamav2 adds an MLP's biases to other columns than their own")
     if model.sizes.kv_heads < len(devices):
         raise _refused(
             f"{model.sizes.kv_heads} key-value heads cannot be split over "

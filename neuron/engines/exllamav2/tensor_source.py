@@ -149,8 +149,10 @@ def _kept_bytes(one: Wanted) -> int:
 
 
 @contextmanager
-def supplied(library: Any, source: TensorSource | None) -> Iterator[None]:
+def supplied(library: Any, source: TensorSource | None) -> Iterator[DeviceReordering]:
     """Let the library's modules load from `source` while this lasts.
+
+    Gives what reorders columns meanwhile.
 
     Args:
         library: the module `exllamav2`.
@@ -165,9 +167,9 @@ def supplied(library: Any, source: TensorSource | None) -> Iterator[None]:
         return read_alone(self, key, device, out_dtype)
 
     stored.get_tensor = get_tensor
-    library.linear.ext_c = DeviceReordering(extension)
+    library.linear.ext_c = reordering = DeviceReordering(extension)
     try:
-        yield
+        yield reordering
     finally:
         stored.get_tensor = theirs
         library.linear.ext_c = extension

@@ -310,6 +310,7 @@ def test_tensor_parallel_halves_what_each_takes(tmp_path: Path) -> None:
         ({"architectures": ["Qwen3ForCausalLM"]}, "exl2", "cannot split Qwen3"),
         ({}, "gptq", "splits EXL2 models, not gptq"),
         ({"intermediate_size": 544}, "exl2", "544 is no multiple of 128"),
+        ({"mlp_bias": True}, "exl2", "biases to other columns"),
     ],
 )
 def test_splits_that_the_library_cannot_do(
