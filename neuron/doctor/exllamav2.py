@@ -15,7 +15,6 @@ from neuron.engines.exllamav2.toolchain import find_toolchain
 
 DEEP_S: Final = 180.0
 _DRIVER: Final = "install the NVIDIA driver of this distribution, 580 or newer"
-_LINES: Final = 3
 
 
 def check_exllamav2(*, deep: bool) -> EngineReport:
@@ -67,6 +66,7 @@ def import_backend(deadline_s: float = DEEP_S) -> Check:
     except subprocess.TimeoutExpired:
         return Check("imports", "lacks", f"not imported within {deadline_s:.0f} s")
     if done.returncode:
-        last = " ".join(done.stderr.split("\n")[-_LINES:]).strip()
+        # What comes before are warnings of libraries, or a traceback.
+        last = done.stderr.strip().rpartition("\n")[2]
         return Check("imports", "lacks", last or f"exit status {done.returncode}")
     return Check("imports", "ok", json.loads(done.stdout.splitlines()[-1]))
