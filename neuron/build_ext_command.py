@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from neuron.daemon.hardware import read_meminfo
-from neuron.engines.exllamav2 import build as builder, extension
-from neuron.engines.exllamav2.build import BuildError, BusyError
-from neuron.engines.exllamav2.build_plan import LackingError, plan_build
+from neuron.engines.exllamav2.host import build as builder, extension
+from neuron.engines.exllamav2.host.build import BuildError, BusyError
+from neuron.engines.exllamav2.host.build_plan import LackingError, plan_build
 
 OK: Final = 0
 REFUSED: Final = 1

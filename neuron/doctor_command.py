@@ -11,7 +11,7 @@ from neuron.doctor.exllamav2 import check_exllamav2
 from neuron.doctor.host import check_host
 from neuron.doctor.report import Check, EngineReport, Report
 from neuron.engines import registry
-from neuron.engines.exllamav2 import probe
+from neuron.engines.exllamav2.host import probe
 from neuron.protocol.config_file import ConfigError, Loaded
 
 OK: Final = 0

@@ -8,7 +8,7 @@ import pytest
 
 from cortex_tui import actions, cli
 from neuron import cli as neuron_cli
-from neuron.engines.exllamav2 import extension
+from neuron.engines.exllamav2.host import extension
 from neuron.engines.exllamav2.levers import PREFIX, Levers
 from neuron.protocol import routes
 from services import schema

@@ -8,10 +8,10 @@ from typing import Final
 
 from neuron.doctor.host import free_space
 from neuron.doctor.report import Check, EngineReport
-from neuron.engines.exllamav2 import extension, probe
-from neuron.engines.exllamav2.installed import torch_build
-from neuron.engines.exllamav2.probe import Finding
-from neuron.engines.exllamav2.toolchain import find_toolchain
+from neuron.engines.exllamav2.host import extension, probe
+from neuron.engines.exllamav2.host.installed import torch_build
+from neuron.engines.exllamav2.host.probe import Finding
+from neuron.engines.exllamav2.host.toolchain import find_toolchain
 
 DEEP_S: Final = 180.0
 _DRIVER: Final = "install the NVIDIA driver of this distribution, 580 or newer"
@@ -52,7 +52,7 @@ def _toolchain(*, built: bool) -> Iterator[Check]:
 
 def import_backend(deadline_s: float = DEEP_S) -> Check:
     """Whether the engine's modules can be imported and its GPUs be used."""
-    command = [sys.executable, "-P", "-m", "neuron.engines.exllamav2.self_test"]
+    command = [sys.executable, "-P", "-m", "neuron.engines.exllamav2.host.self_test"]
     try:
         done = subprocess.run(
             command,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuron.engines.base import Engine
-from neuron.engines.exllamav2.devices import ORDER, VISIBLE
+from neuron.engines.exllamav2.host.devices import ORDER, VISIBLE
 from neuron.models.bundled import bundled_root
 from tests.gpu.agreement import Reference
 from tests.gpu.loads import loaded

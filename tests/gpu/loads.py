@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from neuron.daemon.hardware import read_meminfo
 from neuron.engines.base import Engine, HostMemory, LoadSpec
-from neuron.engines.exllamav2.devices import visible_to_operator
+from neuron.engines.exllamav2.host.devices import visible_to_operator
 from neuron.models.inspect import inspect_model
 from neuron.protocol.types import LoadOptions, LoadPlan, LoadRequest
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from neuron.engines.exllamav2.gpus import find_gpus
-from neuron.engines.exllamav2.installed import torch_build
+from neuron.engines.exllamav2.host.gpus import find_gpus
+from neuron.engines.exllamav2.host.installed import torch_build
 from tests.gpu.results import Ceilings, Machine, Notebook
 
 _GIB: Final = 1 << 30

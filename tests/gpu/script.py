@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from neuron.engines.exllamav2.devices import VISIBLE
-from neuron.engines.exllamav2.extension import FOLDER_VARIABLE, MODULE
+from neuron.engines.exllamav2.host.devices import VISIBLE
+from neuron.engines.exllamav2.host.extension import FOLDER_VARIABLE, MODULE
 from neuron.engines.exllamav2.levers import PREFIX, Levers
 from tests.gpu import outcomes
 from tests.gpu.models import model_name

@@ -86,7 +86,7 @@ def test_nothing_but_the_library(
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every decode step that a recorded graph computed."""
-    from neuron.engines.exllamav2.decode_graphs import DecodeGraphs
+    from neuron.engines.exllamav2.steps.decode_graphs import DecodeGraphs
 
     rows: list[int] = []
     own = DecodeGraphs.forward

@@ -89,8 +89,8 @@ def test_weights_come_about_as_fast_as_disk_and_bus_allow(
     large: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    from neuron.engines.exllamav2 import loading
     from neuron.engines.exllamav2.backend import load_backend
+    from neuron.engines.exllamav2.loading import load as loading
     from tests.gpu.bench.loading import load_speed
 
     _, spec = planned(engine_class, large, slots=1, cache_tokens=512)

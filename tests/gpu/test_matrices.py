@@ -33,8 +33,8 @@ _OUR_ERROR = 1e-3
 @pytest.fixture
 def load(engine_class: type[Engine]) -> Iterator[Callable[[Path], Any]]:
     """`load(folder)` is the library's model, with the library beside it."""
-    from neuron.engines.exllamav2 import loading
     from neuron.engines.exllamav2.backend import load_backend
+    from neuron.engines.exllamav2.loading import load as loading
 
     models = []
 
@@ -75,7 +75,7 @@ def test_the_bundled_model_s_weights(
 
 
 def _check_files(loaded: Any, folder: Path) -> None:
-    from neuron.engines.exllamav2.gemm_tuning import quantized_linears
+    from neuron.engines.exllamav2.steps.gemm_tuning import quantized_linears
 
     library, model = loaded
     source, seen = open_model(folder), 0

@@ -12,7 +12,7 @@ cuda_stack.require("torch")
 import torch
 
 from neuron.engines.base import SamplingParams
-from neuron.engines.exllamav2.sampling import BatchSampler, RowSampling
+from neuron.engines.exllamav2.sampling.batch import BatchSampler, RowSampling
 
 VOCAB = 128_256
 

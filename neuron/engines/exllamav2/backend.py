@@ -11,7 +11,7 @@ from typing import Any
 
 from neuron.engines.base import EngineError
 from neuron.engines.exllamav2.attention.provider import AttentionProvider, install
-from neuron.engines.exllamav2.extension import use_extension
+from neuron.engines.exllamav2.host.extension import use_extension
 
 
 @dataclass(frozen=True, slots=True)

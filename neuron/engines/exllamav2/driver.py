@@ -17,21 +17,21 @@ from neuron.engines.base import (
 )
 from neuron.engines.constrained import Constrained
 from neuron.engines.exllamav2 import failures
-from neuron.engines.exllamav2.choosing import Chooser
-from neuron.engines.exllamav2.drafting import draft_tokens
 from neuron.engines.exllamav2.generator import DecodeSteps, PagedGenerator
 from neuron.engines.exllamav2.levers import Levers
+from neuron.engines.exllamav2.memory.drafting import draft_tokens
+from neuron.engines.exllamav2.sampling.choosing import Chooser
+from neuron.engines.exllamav2.sampling.uniforms import Uniforms
 from neuron.engines.exllamav2.scheduler import Scheduler
 from neuron.engines.exllamav2.sequence import Sequence
 from neuron.engines.exllamav2.speculation.draft_proposer import DraftProposer
 from neuron.engines.exllamav2.speculation.proposer import NgramProposer, Proposer
 from neuron.engines.exllamav2.speculation.speculator import Speculator
-from neuron.engines.exllamav2.uniforms import Uniforms
-from neuron.engines.exllamav2.vision import with_images
+from neuron.engines.exllamav2.vision.eyes import with_images
 from neuron.engines.validation import check_request
 
 if TYPE_CHECKING:
-    from neuron.engines.exllamav2.loading import LoadedModel
+    from neuron.engines.exllamav2.loading.load import LoadedModel
 
 log = logging.getLogger(__name__)
 

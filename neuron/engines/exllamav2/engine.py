@@ -18,17 +18,17 @@ from neuron.engines.base import (
     LoadSpec,
     ProgressCallback,
 )
-from neuron.engines.exllamav2 import probe
+from neuron.engines.exllamav2.host import probe
 from neuron.engines.exllamav2.levers import Levers
-from neuron.engines.exllamav2.planning import plan_load
-from neuron.engines.exllamav2.support import unsupported_reason
+from neuron.engines.exllamav2.memory.plan import plan_load
+from neuron.engines.exllamav2.memory.support import unsupported_reason
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import EngineInfo, LoadPlan, LoadRequest
 
 if TYPE_CHECKING:
     from neuron.engines.exllamav2.driver import GenerationDriver
     from neuron.engines.exllamav2.generator import DecodeSteps
-    from neuron.engines.exllamav2.loading import LoadedModel
+    from neuron.engines.exllamav2.loading.load import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +144,8 @@ class ExLlamaV2Engine:
         progress: ProgressCallback,
         cancelled: Callable[[], bool],
     ) -> "LoadedModel":
-        from neuron.engines.exllamav2 import loading
         from neuron.engines.exllamav2.backend import load_backend
+        from neuron.engines.exllamav2.loading import load as loading
 
         loading.prepare_devices(spec)
         backend = load_backend()
@@ -153,7 +153,7 @@ class ExLlamaV2Engine:
 
     def _settle(self, loaded: "LoadedModel") -> None:
         """Measure what the load takes now that everything of it is there."""
-        from neuron.engines.exllamav2 import loading
+        from neuron.engines.exllamav2.loading import load as loading
 
         loading.settle(loaded)
 
@@ -172,7 +172,7 @@ class ExLlamaV2Engine:
             EngineError: the model computes nothing on this host.
         """
         from neuron.engines.exllamav2.driver import GenerationDriver
-        from neuron.engines.exllamav2.rehearsal import rehearse
+        from neuron.engines.exllamav2.steps.rehearsal import rehearse
 
         def check() -> None:
             if cancelled():
@@ -198,8 +198,8 @@ class ExLlamaV2Engine:
     ) -> "tuple[DecodeSteps | None, DecodeSteps | None]":
         """Recorded ones of the model and of the one that drafts; None for the library's
         own forward pass."""
-        from neuron.engines.exllamav2 import decoding
         from neuron.engines.exllamav2.backend import load_backend
+        from neuron.engines.exllamav2.steps import decoding
 
         backend = load_backend()
         steps = decoding.recorded_steps(backend, loaded, levers)
@@ -209,7 +209,7 @@ class ExLlamaV2Engine:
         return steps, draft_steps
 
     def _free(self, loaded: "LoadedModel") -> None:
-        from neuron.engines.exllamav2 import loading
+        from neuron.engines.exllamav2.loading import load as loading
 
         loading.free(loaded)
 

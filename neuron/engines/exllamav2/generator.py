@@ -16,10 +16,10 @@ from exllamav2.generator.dynamic import ExLlamaV2DynamicGenerator
 
 from neuron.engines.exllamav2.job import PagedJob
 from neuron.engines.exllamav2.speculation.draft_model import DraftModel
-from neuron.engines.exllamav2.vision import SeenImage
+from neuron.engines.exllamav2.vision.eyes import SeenImage
 
 if TYPE_CHECKING:
-    from neuron.engines.exllamav2.loading import LoadedModel
+    from neuron.engines.exllamav2.loading.load import LoadedModel
 
 
 class DecodeSteps(Protocol):

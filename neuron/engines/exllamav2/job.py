@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from exllamav2.generator.dynamic import ExLlamaV2DynamicJob, _tensor_hash_checksum
 
-from neuron.engines.exllamav2.vision import SeenImage
+from neuron.engines.exllamav2.vision.eyes import SeenImage
 
 
 class PagedJob(ExLlamaV2DynamicJob):  # type: ignore[misc]

@@ -23,15 +23,15 @@ from neuron.engines.base import (
     Started,
     TokenEvent,
 )
-from neuron.engines.exllamav2.choosing import Chooser
 from neuron.engines.exllamav2.failures import NotFiniteError, interrupted
 from neuron.engines.exllamav2.generator import PagedGenerator
 from neuron.engines.exllamav2.prompt_scores import score_prompt
-from neuron.engines.exllamav2.sampling import Sampled
+from neuron.engines.exllamav2.sampling.batch import Sampled
+from neuron.engines.exllamav2.sampling.choosing import Chooser
 from neuron.engines.exllamav2.sequence import Sequence
 from neuron.engines.exllamav2.speculation.speculator import Speculator
 from neuron.engines.exllamav2.speculation.verification import verify
-from neuron.engines.exllamav2.vision import Eyes
+from neuron.engines.exllamav2.vision.eyes import Eyes
 
 _LEAST_COST: Final = 256
 """Tokens that a prefill counts for at least: a short one costs its launches."""

@@ -9,8 +9,8 @@ from neuron.engines.base import GenerationRequest
 from neuron.engines.constrained import Constrained
 from neuron.engines.exllamav2.generator import PagedGenerator
 from neuron.engines.exllamav2.job import PagedJob
-from neuron.engines.exllamav2.uniforms import Uniforms
-from neuron.engines.exllamav2.vision import SeenImage
+from neuron.engines.exllamav2.sampling.uniforms import Uniforms
+from neuron.engines.exllamav2.vision.eyes import SeenImage
 from neuron.engines.validation import pages_for, tokens_cached_at_most
 
 PIECE: Final = 1

@@ -147,7 +147,7 @@ def _start(engine: type[Engine], spec: LoadSpec) -> Any:
     if engine.name != "exllamav2":
         return None
     from neuron.engines.exllamav2.backend import load_backend
-    from neuron.engines.exllamav2.loading import prepare_devices
+    from neuron.engines.exllamav2.loading.load import prepare_devices
 
     prepare_devices(spec)
     backend = load_backend()

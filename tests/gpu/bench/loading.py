@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from neuron.engines.exllamav2.staging import PIECE_BYTES, READERS, TransferStats
+from neuron.engines.exllamav2.loading.staging import PIECE_BYTES, READERS, TransferStats
 
 _COPIES: Final = 64
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import aiohttp
 
-from neuron.engines.exllamav2.extension import FOLDER_VARIABLE, extensions_dir
+from neuron.engines.exllamav2.host.extension import FOLDER_VARIABLE, extensions_dir
 from neuron.engines.exllamav2.levers import PREFIX
 from tests.gpu.bench.measure import NEW_TOKENS, PROMPT_TOKENS, Clock, prompts
 from tests.support.processes import (

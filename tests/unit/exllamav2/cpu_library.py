@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from neuron.engines.exllamav2.backend import Backend
-from neuron.engines.exllamav2.vram import DeviceUse, MeasuredMemory, Vram
+from neuron.engines.exllamav2.loading.vram import DeviceUse, MeasuredMemory, Vram
 from tests.support import cuda_stack
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from neuron.engines.base import EngineError
-from neuron.engines.exllamav2.context import library_config
+from neuron.engines.exllamav2.loading.context import library_config
 from neuron.protocol.types import LoadOptions
 
 PLAIN: dict[str, Any] = {

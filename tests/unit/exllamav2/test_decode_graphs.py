@@ -11,8 +11,8 @@ from tests.support import cuda_stack
 cuda_stack.require("torch")
 import torch
 
-from neuron.engines.exllamav2.decode_graphs import DecodeGraphs
-from neuron.engines.exllamav2.graph_shapes import GraphShapes
+from neuron.engines.exllamav2.steps.decode_graphs import DecodeGraphs
+from neuron.engines.exllamav2.steps.graph_shapes import GraphShapes
 
 pytestmark = pytest.mark.cuda_stack
 

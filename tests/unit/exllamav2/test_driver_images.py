@@ -26,7 +26,7 @@ from neuron.engines.base import (
     Image,
     SamplingParams,
 )
-from neuron.engines.exllamav2.vision import FIRST_ID, MOST_TOKENS, Eyes
+from neuron.engines.exllamav2.vision.eyes import FIRST_ID, MOST_TOKENS, Eyes
 from neuron.models.image_sizing import PixelBudget
 from neuron.models.vision import ImageSyntax, VisionInfo
 from neuron.protocol.types import LoadOptions

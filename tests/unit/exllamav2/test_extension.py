@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neuron.engines.exllamav2 import extension
-from neuron.engines.exllamav2.extension import Key, Manifest, find, find_exact
+from neuron.engines.exllamav2.host import extension
+from neuron.engines.exllamav2.host.extension import Key, Manifest, find, find_exact
 from tests.unit.exllamav2.fake_host import FakeHost, complete_host
 
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
@@ -123,7 +123,7 @@ def test_an_installed_extension_serves_where_none_is_built(
 USE = """
 import sys
 from neuron.engines.base import EngineError
-from neuron.engines.exllamav2.extension import use_extension
+from neuron.engines.exllamav2.host.extension import use_extension
 try:
     path = use_extension()
 except EngineError as error:

@@ -13,7 +13,7 @@ from tests.unit.exllamav2 import hollow
 
 cuda_stack.require("torch", "exllamav2")
 
-from neuron.engines.exllamav2.gemm_tuning import tune
+from neuron.engines.exllamav2.steps.gemm_tuning import tune
 from tests.unit.exllamav2.cpu_library import Handles, library_on_the_cpu
 from tests.unit.exllamav2.test_loading import TINY, info_of, load, spec_of
 

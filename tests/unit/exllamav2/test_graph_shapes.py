@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from neuron.engines.exllamav2.graph_shapes import GraphShapes
+from neuron.engines.exllamav2.steps.graph_shapes import GraphShapes
 
 
 def test_few_rows_are_exact_and_more_go_in_steps_of_the_kernel() -> None:

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import pytest
 
-from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.levers import Levers
-from neuron.engines.exllamav2.scratch import fixed_scratch
-from neuron.engines.exllamav2.support import unsupported_reason
+from neuron.engines.exllamav2.memory.description import Description
+from neuron.engines.exllamav2.memory.scratch import fixed_scratch
+from neuron.engines.exllamav2.memory.support import unsupported_reason
 from neuron.models.info import ModelInfo
 from tests.support import cuda_stack
 from tests.unit.exllamav2 import hollow

@@ -6,12 +6,16 @@ from typing import Any, Final
 
 import pytest
 
-from neuron.engines.exllamav2.cache_modes import CACHE_MODES
-from neuron.engines.exllamav2.description import Description
-from neuron.engines.exllamav2.limits import Limits, limits_of
-from neuron.engines.exllamav2.memory import CacheShape, ModelMemory
-from neuron.engines.exllamav2.scratch import fixed_scratch, max_dq_size, rope_bytes
-from neuron.engines.exllamav2.tensor_parallel import split_scratch
+from neuron.engines.exllamav2.memory.cache_modes import CACHE_MODES
+from neuron.engines.exllamav2.memory.description import Description
+from neuron.engines.exllamav2.memory.limits import Limits, limits_of
+from neuron.engines.exllamav2.memory.model import CacheShape, ModelMemory
+from neuron.engines.exllamav2.memory.scratch import (
+    fixed_scratch,
+    max_dq_size,
+    rope_bytes,
+)
+from neuron.engines.exllamav2.memory.tensor_parallel import split_scratch
 from neuron.models.bundled import bundled_root
 from neuron.models.inspect import inspect_model
 from tests.support import cuda_stack

@@ -59,7 +59,7 @@ def spec_of(info: ModelInfo, **changes: Any) -> LoadSpec:
 
 def load(backend: Any, spec: LoadSpec, **changes: Any) -> Any:
     from neuron.engines.exllamav2.levers import Levers
-    from neuron.engines.exllamav2.loading import load_model
+    from neuron.engines.exllamav2.loading.load import load_model
 
     settings: dict[str, Any] = {
         "progress": lambda *_: None,
@@ -154,7 +154,7 @@ def test_bytes_are_those_of_the_plan(
 def test_caches_are_those_of_the_plan(
     folder: Path, library: tuple[Any, Handles], mode: str, tensors: int
 ) -> None:
-    from neuron.engines.exllamav2.cache_modes import CACHE_MODES
+    from neuron.engines.exllamav2.memory.cache_modes import CACHE_MODES
 
     loaded = load(library[0], spec_of(info_of(folder), cache_mode=mode))
     cache = loaded.cache
@@ -228,7 +228,7 @@ def test_failure_on_the_way_leaves_nothing(
     folder: Path, library: tuple[Any, Handles], monkeypatch: pytest.MonkeyPatch,
     failing: str,
 ) -> None:  # fmt: skip
-    from neuron.engines.exllamav2.staging import Staging
+    from neuron.engines.exllamav2.loading.staging import Staging
 
     backend, handles = library
     before = _live_bytes()
@@ -254,7 +254,7 @@ def test_failure_on_the_way_leaves_nothing(
 def test_failure_is_told_where_nothing_can_be_freed_after_it(
     folder: Path, library: tuple[Any, Handles], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neuron.engines.exllamav2.staging import Staging
+    from neuron.engines.exllamav2.loading.staging import Staging
 
     lost = RuntimeError("CUDA error: an illegal memory access was encountered")
     memory = CpuMemory([GIB])
@@ -287,7 +287,7 @@ def test_load_that_does_not_fit_is_refused_in_numbers(
 
 
 def test_freed_model_leaves_nothing(folder: Path, library: tuple[Any, Handles]) -> None:
-    from neuron.engines.exllamav2.loading import free
+    from neuron.engines.exllamav2.loading.load import free
 
     backend, handles = library
     before = _live_bytes()
@@ -312,7 +312,7 @@ def test_settings_that_the_library_must_have(
 
 
 def test_layers_go_to_their_devices(folder: Path, library: tuple[Any, Handles]) -> None:
-    from neuron.engines.exllamav2.loading import STARTING_BYTES
+    from neuron.engines.exllamav2.loading.load import STARTING_BYTES
 
     spec = spec_of(info_of(folder), devices=(0, 1), cache_tokens=1 << 17)
     whole = load(library[0], spec).placed.needs[0].total
@@ -442,8 +442,8 @@ def test_adapters_are_scaled_as_the_layers_that_they_add_to(
 def test_adapters_that_the_library_would_not_apply_right(
     folder: Path, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    from neuron.engines.exllamav2.adapters import read_adapters
-    from neuron.engines.exllamav2.description import Description
+    from neuron.engines.exllamav2.memory.adapters import read_adapters
+    from neuron.engines.exllamav2.memory.description import Description
     from neuron.protocol.types import LoraAdapter
 
     model = Description.of(info_of(folder))
@@ -458,8 +458,8 @@ def test_adapters_that_the_library_would_not_apply_right(
 
 
 def test_adapters_for_another_model(folder: Path, tmp_path: Path) -> None:
-    from neuron.engines.exllamav2.adapters import read_adapters
-    from neuron.engines.exllamav2.description import Description
+    from neuron.engines.exllamav2.memory.adapters import read_adapters
+    from neuron.engines.exllamav2.memory.description import Description
     from neuron.protocol.types import LoraAdapter
 
     _adapter(tmp_path / "lora")
@@ -549,10 +549,10 @@ def test_what_a_load_took_is_remembered_once_it_is_warm(
     folder: Path, tmp_path: Path, library: tuple[Any, Handles],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from neuron.engines.exllamav2 import devices
-    from neuron.engines.exllamav2.loading import settle
-    from neuron.engines.exllamav2.measured import MeasurementFile
-    from neuron.engines.exllamav2.vram import DeviceUse, MeasuredMemory
+    from neuron.engines.exllamav2.host import devices
+    from neuron.engines.exllamav2.loading.load import settle
+    from neuron.engines.exllamav2.loading.vram import DeviceUse, MeasuredMemory
+    from neuron.engines.exllamav2.memory.measured import MeasurementFile
 
     loaded = load(library[0], spec_of(info_of(folder)))
     [need] = loaded.placed.needs
@@ -574,7 +574,7 @@ def test_what_a_load_took_is_remembered_once_it_is_warm(
 def test_load_without_a_gpu_is_refused_before_anything_is_hidden(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neuron.engines.exllamav2.loading import prepare_devices
+    from neuron.engines.exllamav2.loading.load import prepare_devices
 
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.setenv(name, "")  # so that what is set below is taken back

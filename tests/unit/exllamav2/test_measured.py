@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 
 from neuron.engines.base import HostMemory, LoadSpec
-from neuron.engines.exllamav2 import devices
+from neuron.engines.exllamav2.host import devices
 from neuron.engines.exllamav2.levers import Levers
-from neuron.engines.exllamav2.measured import FILE_NAME, MeasurementFile, load_key
-from neuron.engines.exllamav2.planning import plan_load
-from neuron.engines.exllamav2.requirements import Requirements, requirements_of
+from neuron.engines.exllamav2.memory.measured import (
+    FILE_NAME,
+    MeasurementFile,
+    load_key,
+)
+from neuron.engines.exllamav2.memory.plan import plan_load
+from neuron.engines.exllamav2.memory.requirements import Requirements, requirements_of
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import LoadPlan, LoadRequest
 from tests.unit.exllamav2 import hollow

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from neuron.engines.base import EngineError, HostMemory
-from neuron.engines.exllamav2.allocator import reserved_bytes
-from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.levers import Levers
-from neuron.engines.exllamav2.planning import plan_load
+from neuron.engines.exllamav2.memory.allocator import reserved_bytes
+from neuron.engines.exllamav2.memory.description import Description
+from neuron.engines.exllamav2.memory.plan import plan_load
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import LoadPlan, LoadRequest
 from tests.unit.exllamav2 import hollow
@@ -164,7 +164,7 @@ def test_gpus_that_the_environment_hides(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     known = {0: "GPU-aa12", 1: "GPU-bb34"}
-    monkeypatch.setattr("neuron.engines.exllamav2.devices.uuids", lambda _: known)
+    monkeypatch.setattr("neuron.engines.exllamav2.host.devices.uuids", lambda _: known)
     info = hollow.write_llama(tmp_path / "m")
     assert planned(info, tmp_path, {0: 80 * GIB, 1: 40 * GIB}).devices == devices
 

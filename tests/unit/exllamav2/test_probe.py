@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from neuron.engines.exllamav2.gpus import Gpu, Gpus, find_gpus
+from neuron.engines.exllamav2.host.gpus import Gpu, Gpus, find_gpus
 from tests.unit.daemon import fake_nvml
 from tests.unit.exllamav2.fake_host import FakeHost, complete_host
 
 PROBE = """
 import sys
-from neuron.engines.exllamav2.probe import probe
+from neuron.engines.exllamav2.host.probe import probe
 print(probe().model_dump_json())
 assert not {"torch", "triton", "exllamav2", "exllamav2_ext"} & set(sys.modules)
 """

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from neuron.engines.exllamav2.build import Build, run
-from neuron.engines.exllamav2.extension import FOLDER_VARIABLE, Key
-from neuron.engines.exllamav2.installed import torch_build
-from neuron.engines.exllamav2.toolchain import Toolchain
+from neuron.engines.exllamav2.host.build import Build, run
+from neuron.engines.exllamav2.host.extension import FOLDER_VARIABLE, Key
+from neuron.engines.exllamav2.host.installed import torch_build
+from neuron.engines.exllamav2.host.toolchain import Toolchain
 from tests.support import cuda_stack
 
 pytestmark = [pytest.mark.cuda_stack, pytest.mark.timeout(240)]
@@ -22,7 +22,7 @@ int answer();
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("answer", &answer); }
 """
 USE = """
-from neuron.engines.exllamav2.extension import use_extension
+from neuron.engines.exllamav2.host.extension import use_extension
 path = use_extension()
 import exllamav2_ext
 print(path, exllamav2_ext.answer())

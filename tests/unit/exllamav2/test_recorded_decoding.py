@@ -15,8 +15,8 @@ import torch
 from exllamav2.attn import ExLlamaV2Attention
 
 from neuron.engines.base import EngineError
-from neuron.engines.exllamav2.decode_graphs import DecodeGraphs
-from neuron.engines.exllamav2.graph_shapes import GraphShapes
+from neuron.engines.exllamav2.steps.decode_graphs import DecodeGraphs
+from neuron.engines.exllamav2.steps.graph_shapes import GraphShapes
 from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.exllamav2.test_decode_graphs import AgainRecorder
 from tests.unit.exllamav2.torch_engine import (

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from neuron.engines.base import GenerationRequest, SamplingParams, TokenLogprobs
-from neuron.engines.exllamav2.uniforms import Uniforms
+from neuron.engines.exllamav2.sampling.uniforms import Uniforms
 from neuron.engines.reference.sampler import Sampler, candidates, log_probabilities
 from tests.support import cuda_stack
 
@@ -18,7 +18,7 @@ cuda_stack.require("torch")
 
 import torch
 
-from neuron.engines.exllamav2.sampling import BatchSampler, RowSampling, Sampled
+from neuron.engines.exllamav2.sampling.batch import BatchSampler, RowSampling, Sampled
 
 PADDING: Final = 7
 """Columns behind the vocabulary, as a padded output layer has them."""

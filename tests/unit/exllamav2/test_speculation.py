@@ -20,10 +20,10 @@ from exllamav2.attn import ExLlamaV2Attention
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from neuron.engines.base import GenerationRequest, SamplingParams, TokenEvent
-from neuron.engines.exllamav2.decode_graphs import DecodeGraphs
-from neuron.engines.exllamav2.graph_shapes import GraphShapes
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.speculation.draft_proposer import FAR_BEHIND
+from neuron.engines.exllamav2.steps.decode_graphs import DecodeGraphs
+from neuron.engines.exllamav2.steps.graph_shapes import GraphShapes
 from neuron.protocol.types import LoadOptions
 from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.exllamav2.test_decode_graphs import AgainRecorder

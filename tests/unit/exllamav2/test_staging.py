@@ -13,8 +13,8 @@ cuda_stack.require("torch")
 
 import torch
 
-from neuron.engines.exllamav2.columns import DeviceReordering
-from neuron.engines.exllamav2.staging import Staging, Transfer
+from neuron.engines.exllamav2.loading.columns import DeviceReordering
+from neuron.engines.exllamav2.loading.staging import Staging, Transfer
 
 PIECE = 64
 

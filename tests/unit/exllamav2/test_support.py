@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from neuron.engines.exllamav2.architectures import ARCHITECTURES
-from neuron.engines.exllamav2.support import unsupported_reason
+from neuron.engines.exllamav2.memory.architectures import ARCHITECTURES
+from neuron.engines.exllamav2.memory.support import unsupported_reason
 from neuron.models.bundled import bundled_root
 from neuron.models.inspect import inspect_model
 from tests.unit.exllamav2 import hollow

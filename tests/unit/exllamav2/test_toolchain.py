@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from neuron.engines.exllamav2.build import JOB_BYTES, default_jobs
-from neuron.engines.exllamav2.process_session import end_session, members
+from neuron.engines.exllamav2.host.build import JOB_BYTES, default_jobs
+from neuron.engines.exllamav2.host.process_session import end_session, members
 from tests.unit.exllamav2.fake_host import HEADERS, FakeHost
 
 FIND = """
-from neuron.engines.exllamav2.installed import torch_build
-from neuron.engines.exllamav2.toolchain import find_toolchain
+from neuron.engines.exllamav2.host.installed import torch_build
+from neuron.engines.exllamav2.host.toolchain import find_toolchain
 found = find_toolchain(torch_build())
 toolkit = found.toolkit
 print(toolkit and toolkit.root, toolkit and toolkit.version_text)

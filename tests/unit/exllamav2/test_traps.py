@@ -19,7 +19,7 @@ cuda_stack.require("torch", "triton", "exllamav2")
 cuda_stack.use_cpu_extension()
 
 from neuron.engines.base import EngineError, SamplingParams
-from neuron.engines.exllamav2 import probe
+from neuron.engines.exllamav2.host import probe
 from neuron.engines.exllamav2.levers import Levers
 from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.exllamav2.torch_engine import (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from neuron.engines.exllamav2.uniforms import Uniforms
+from neuron.engines.exllamav2.sampling.uniforms import Uniforms
 
 
 def test_the_stream_of_the_reference_engine() -> None:

@@ -20,10 +20,10 @@ import torch
 from PIL import Image as pillow
 
 from neuron.engines.base import EngineError, Image, LoadSpec
-from neuron.engines.exllamav2.description import Description
 from neuron.engines.exllamav2.levers import Levers
-from neuron.engines.exllamav2.modules import aligned
-from neuron.engines.exllamav2.requirements import requirements_of
+from neuron.engines.exllamav2.memory.description import Description
+from neuron.engines.exllamav2.memory.modules import aligned
+from neuron.engines.exllamav2.memory.requirements import requirements_of
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import LoadOptions
 from tests.support.pictures import noise
@@ -95,7 +95,7 @@ def spec_of(info: ModelInfo, **options: Any) -> LoadSpec:
 
 
 def load(backend: Any, spec: LoadSpec, **changes: Any) -> Any:
-    from neuron.engines.exllamav2.loading import load_model
+    from neuron.engines.exllamav2.loading.load import load_model
 
     settings: dict[str, Any] = {
         "progress": lambda *_: None,
@@ -183,7 +183,7 @@ def test_images_are_sized_as_the_library_sizes_them(
 def test_the_tower_is_planned_for_and_freed(
     tmp_path: Path, backend: Any, name: str
 ) -> None:
-    from neuron.engines.exllamav2.loading import free
+    from neuron.engines.exllamav2.loading.load import free
 
     info = write_vision(tmp_path / "m", name)
     stages: dict[str, tuple[int, int]] = {}
@@ -283,7 +283,7 @@ def test_the_tower_may_be_too_much(tmp_path: Path, backend: Any) -> None:
 
 
 def test_every_family_is_one_that_the_engine_supports(tmp_path: Path) -> None:
-    from neuron.engines.exllamav2.support import unsupported_reason
+    from neuron.engines.exllamav2.memory.support import unsupported_reason
 
     for name in FAMILIES:
         info = write_vision(tmp_path / name, name)

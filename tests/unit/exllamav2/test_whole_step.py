@@ -11,7 +11,7 @@ from tests.support import cuda_stack
 cuda_stack.require("torch", "exllamav2")
 import torch
 
-from neuron.engines.exllamav2.whole_step import device_params, why_not
+from neuron.engines.exllamav2.steps.whole_step import device_params, why_not
 
 pytestmark = [
     pytest.mark.cuda_stack,

@@ -20,7 +20,7 @@ from neuron.engines.base import LoadSpec, ProgressCallback
 from neuron.engines.exllamav2.backend import load_backend
 from neuron.engines.exllamav2.engine import ExLlamaV2Engine
 from neuron.engines.exllamav2.levers import Levers
-from neuron.engines.exllamav2.vision import Eyes
+from neuron.engines.exllamav2.vision.eyes import Eyes
 from neuron.protocol.types import LoadOptions
 from tests.unit.reference.support import info_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from neuron.engines.exllamav2.extension import FOLDER_VARIABLE
+from neuron.engines.exllamav2.host.extension import FOLDER_VARIABLE
 from neuron.engines.reference.engine import ReferenceEngine
 from tests.gpu import script
 from tests.gpu.bench import __main__ as bench

@@ -13,10 +13,10 @@ from itertools import chain
 import torch
 
 from neuron.engines.base import EngineError
-from neuron.engines.exllamav2.choosing import Chooser, Place
-from neuron.engines.exllamav2.sampling import Sampled
+from neuron.engines.exllamav2.sampling.batch import Sampled
+from neuron.engines.exllamav2.sampling.choosing import Chooser, Place
+from neuron.engines.exllamav2.sampling.transfer import upload
 from neuron.engines.exllamav2.sequence import Sequence
-from neuron.engines.exllamav2.transfer import upload
 
 Take = Callable[[Sequence, Sampled | EngineError], bool]
 """Gives a sequence its next token, or what happened instead; whether it goes on."""

@@ -1,0 +1,160 @@
+"""The next token of every sequence of a batch, on whatever device its logits are.
+
+To `SamplingParams`' order and to the reference engine's choices, token for token. Rows
+are sorted by what they need: a greedy row takes one maximum, one with a temperature no
+sort, and only a row with top_k or top_p has its likeliest tokens found. What is chosen
+comes to the host in one copy at the end, which is the only wait; a second one follows
+where the share that top_p asks for is spread over very many tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from neuron.engines.base import TokenLogprobs
+from neuron.engines.exllamav2.sampling.logit_adjustment import adjust
+from neuron.engines.exllamav2.sampling.row import RowSampling, Sampled
+from neuron.engines.exllamav2.sampling.token_choice import (
+    FEW,
+    Filters,
+    choose_by_id,
+    choose_in_order,
+    cut_at,
+    largest,
+    needs_order,
+)
+from neuron.engines.exllamav2.sampling.transfer import upload
+
+__all__ = ["BatchSampler", "RowSampling", "Sampled"]
+
+_ROWS_AT_ONCE: Final = 32
+"""Bounds what a step needs of the device: some 40 bytes a row and token."""
+
+
+class BatchSampler:
+    """Chooses among the first `vocab` columns; what pads a vocabulary is no token."""
+
+    def __init__(self, vocab: int) -> None:
+        self._vocab = vocab
+
+    def sample(
+        self, logits: torch.Tensor, rows: Sequence[RowSampling]
+    ) -> list[Sampled]:
+        """The next token of each row.
+
+        Args:
+            logits: [rows, padded vocab], of any floating type; left as they are.
+            rows: what each row is sampled for.
+        """
+        if logits.device.type != "cpu":
+            return self.sample_together(logits, rows)
+        # A library may add up a row of many in another order than one alone.
+        return [
+            self.sample_together(logits[index : index + 1], [row])[0]
+            for index, row in enumerate(rows)
+        ]
+
+    def sample_together(
+        self, logits: torch.Tensor, rows: Sequence[RowSampling]
+    ) -> list[Sampled]:
+        """As `sample`, all in one go on any device."""
+        with torch.inference_mode():
+            logits = logits[:, : self._vocab]
+            done = self._table(logits, rows, FEW).tolist()
+            short = [
+                i for i, (_, finite, enough, *_) in enumerate(done) if finite > enough
+            ]
+            if short:
+                where = upload(short, torch.int64, logits.device)
+                some = [rows[index] for index in short]
+                again = self._table(logits[where], some, self._vocab).tolist()
+                for index, line in zip(short, again, strict=True):
+                    done[index] = line
+        return [_sampled(line, row) for line, row in zip(done, rows, strict=True)]
+
+    def _table(
+        self, logits: torch.Tensor, rows: Sequence[RowSampling], few: int
+    ) -> torch.Tensor:
+        """What comes to the host: fp64, which holds any id, [rows, columns].
+
+        Columns are the token, whether the row is finite, whether `few` candidates were
+        enough; then, where anyone wants them, what `_logprobs` gives.
+        """
+        best, tokens = logits.max(-1)
+        finite, enough = best.isfinite(), torch.ones_like(best, dtype=torch.bool)
+        for part in self._parts(rows):
+            # No one has to be picked where all go the same way.
+            where: slice | torch.Tensor = slice(None)
+            if len(part) < len(rows):
+                where = upload(part, torch.int64, logits.device)
+            some = [rows[index] for index in part]
+            adjusted = logits[where].to(torch.float64, copy=True)
+            adjust(adjusted, some)
+            finite[where] &= adjusted.amax(-1).isfinite()
+            tokens[where], enough[where] = self._choose(adjusted, some, few)
+        table = torch.stack([tokens, finite, enough], 1).double()
+        if any(row.top_logprobs is not None for row in rows):
+            table = torch.cat([table, self._logprobs(logits, tokens, rows)], 1)
+        return table.cpu()
+
+    def _parts(self, rows: Sequence[RowSampling]) -> list[list[int]]:
+        """Rows that go the same way, but for those that the plain maximum serves."""
+        greedy: list[int] = []
+        by_id: list[int] = []
+        in_order: list[int] = []
+        for index, row in enumerate(rows):
+            if row.params.temperature == 0:
+                if row.is_adjusted:
+                    greedy.append(index)
+            elif needs_order(row, self._vocab):
+                in_order.append(index)
+            else:
+                by_id.append(index)
+        return [
+            part[start : start + _ROWS_AT_ONCE]
+            for part in (greedy, by_id, in_order)
+            for start in range(0, len(part), _ROWS_AT_ONCE)
+        ]
+
+    def _choose(
+        self, adjusted: torch.Tensor, rows: Sequence[RowSampling], few: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids of rows that go the same way; whether `few` candidates were enough."""
+        enough = adjusted.new_ones(len(rows), dtype=torch.bool)
+        if rows[0].params.temperature == 0:
+            return adjusted.argmax(-1), enough
+        filters = Filters.of(rows, self._vocab, adjusted.device)
+        if not needs_order(rows[0], self._vocab):
+            return choose_by_id(adjusted, filters), enough
+        cuts = [cut_at(row, self._vocab) for row in rows]
+        count = max(cut if cut < self._vocab else few for cut in cuts)
+        return choose_in_order(adjusted, filters, min(count, self._vocab))
+
+    def _logprobs(
+        self, logits: torch.Tensor, tokens: torch.Tensor, rows: Sequence[RowSampling]
+    ) -> torch.Tensor:
+        """fp64 [rows, 1 + 2 n], zeros for rows that want none."""
+        asked = [row.top_logprobs for row in rows]
+        wanted = [index for index, top in enumerate(asked) if top is not None]
+        top = min(max((top or 0 for top in asked), default=0), self._vocab)
+        table = tokens.new_zeros((len(rows), 1 + 2 * top), dtype=torch.float64)
+        where = upload(wanted, torch.int64, logits.device)
+        values = logits[where].double().log_softmax(-1)
+        own = values.gather(1, tokens[where][:, None])
+        if top:
+            likeliest, ids = largest(values, top)
+            own = torch.cat([own, ids.double(), likeliest], 1)
+        table[where] = own
+        return table
+
+
+def _sampled(line: list[float], row: RowSampling) -> Sampled:
+    token, finite, _, *scores = line
+    logprobs = None
+    if row.top_logprobs is not None and finite:
+        own, *top = scores
+        half = len(top) // 2
+        pairs = list(zip(map(int, top[:half]), top[half:], strict=True))
+        logprobs = TokenLogprobs(own, tuple(pairs[: row.top_logprobs]))
+    return Sampled(int(token), logprobs, is_finite=bool(finite))
