@@ -120,6 +120,8 @@ class FakeHost:
             "CUDA_HOME": str(self.root / "cuda"),
             "NEURON_EXLLAMAV2_EXTENSIONS": str(self.extensions),
             "COLUMNS": "200",
+            # Bytecode of a module that is written anew within a second is stale.
+            "PYTHONDONTWRITEBYTECODE": "1",
             **self.extra,
         }
 

@@ -21,7 +21,9 @@ GPU = Path(script.__file__).parent
 
 def _quick_run(out: Path) -> Results:
     command = [sys.executable, "-m", "tests.gpu", "--quick", "--out", str(out)]
-    environ = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"}
+    # The run's own pytest is no part of this one, nor of its coverage.
+    ours = {"PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"}
+    environ = {name: text for name, text in os.environ.items() if name not in ours}
     environ["TMPDIR"] = str(out.parent)
     done = subprocess.run(
         [*command, "--commit", "abc"],
