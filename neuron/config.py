@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from neuron.protocol import paths
 from neuron.protocol.address import Address, Listen
 from neuron.protocol.config_file import ConfigModel, Loaded, load
+from neuron.protocol.load_config import LoraSection
 from neuron.protocol.routes import DEFAULT_PORT
 from neuron.protocol.types import LoadRequest
 
@@ -42,6 +43,8 @@ class DefaultModel(LoadRequest):
     """A model to load at start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loras: tuple[LoraSection, ...] | None = None
 
 
 class NeuronConfig(ConfigModel):

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from neuron.protocol import config_file, paths, routes
 from neuron.protocol.address import Address, Listen
 from neuron.protocol.config_file import ConfigError, ConfigModel
+from neuron.protocol.load_config import LoraSection
+from neuron.protocol.types import LoadOptions
 from services.schema import DEFAULT_METRICS_PORT, DEFAULT_PORT
 
 CORTEX_TOML = "cortex.toml"
@@ -108,8 +110,10 @@ class CortexConfig(ConfigModel):
         return names | {LOCAL_NODE} if self.runs_local_neuron else names
 
 
-class ModelEntry(ConfigModel):
+class ModelEntry(LoadOptions):
     """One `[[models]]`: how this model is to be run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Name
     """As `/v1/models` names it."""
@@ -127,8 +131,7 @@ class ModelEntry(ConfigModel):
     """How keys and values are kept. Default: the engine's."""
     cache_tokens: Annotated[int, Field(ge=1)] | None = None
     """Size of the KV cache. Default: `slots` times `max_seq_len`."""
-    draft: str | None = None
-    """Id of a smaller model with the same tokens, which guesses for this one."""
+    loras: tuple[LoraSection, ...] | None = None
 
 
 class CatalogueFile(ConfigModel):

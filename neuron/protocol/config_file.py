@@ -151,20 +151,37 @@ _KEY = re.compile(r"^\s*([A-Za-z0-9_\-.\"']+)\s*=")
 def line_of(text: str, location: tuple[str | int, ...]) -> int | None:
     """1-based line of the key at `location`, or of the closest table around it."""
     table: tuple[str | int, ...] = ()
-    counts: dict[str, int] = {}
+    counts: dict[tuple[str | int, ...], int] = {}
     best: tuple[int, int] | None = None
     for number, line in enumerate(text.splitlines(), 1):
         here = table
         if header := _HEADER.match(line):
-            name = header[2].strip()
-            table = (name,)
-            if header[1] == "[[":
-                counts[name] = counts.get(name, -1) + 1
-                table = (name, counts[name])
-            here = table
+            here = table = _opened(header[2], header[1] == "[[", counts)
         elif key := _KEY.match(line):
-            here = (*table, key[1].strip("\"'"))
+            here = (*table, *_parts(key[1]))
         depth = len(here)
         if here and location[:depth] == here and (best is None or depth > best[0]):
             best = (depth, number)
     return best[1] if best else None
+
+
+def _opened(
+    name: str, is_one_of_many: bool, counts: dict[tuple[str | int, ...], int]
+) -> tuple[str | int, ...]:
+    """Location of the table that a header opens; `counts` has the last index of each
+    array of tables so far."""
+    table: tuple[str | int, ...] = ()
+    *outer, last = _parts(name)
+    for part in outer:
+        table = (*table, part)
+        if table in counts:
+            table = (*table, counts[table])
+    table = (*table, last)
+    if is_one_of_many:
+        counts[table] = counts.get(table, -1) + 1
+        table = (*table, counts[table])
+    return table
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]

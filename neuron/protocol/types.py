@@ -200,7 +200,7 @@ class LoadOptions(Wire):
     """NTK context extension: how much longer the context is to become."""
     yarn_factor: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     """YaRN context extension: how much longer the context is to become."""
-    loras: list[LoraAdapter] | None = None
+    loras: tuple[LoraAdapter, ...] | None = None
     """Adapters to apply."""
 
 

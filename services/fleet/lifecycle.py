@@ -7,6 +7,7 @@ from functools import partial
 
 from neuron.protocol.errors import ApiError, unavailable
 from neuron.protocol.types import (
+    LoadOptions,
     LoadProgress,
     LoadRequest,
     ModelState,
@@ -201,7 +202,7 @@ class Lifecycle:
             slots=action.slots or entry.slots,
             cache_mode=entry.cache_mode,
             cache_tokens=entry.cache_tokens,
-            draft=entry.draft,
+            **entry.model_dump(include=set(LoadOptions.model_fields)),
         )
 
     # Unloads.

@@ -62,7 +62,8 @@ def _rows(model: type[BaseModel], table: str) -> Iterator[tuple[str, str, str]]:
     for name, field in fields:
         inner, many = _section(field)
         if inner is not None:
-            nested.append((f"[[{name}]]" if many else f"[{name}]", inner))
+            path = f"{table.strip('[]')}.{name}".strip(".")
+            nested.append((f"[[{path}]]" if many else f"[{path}]", inner))
             continue
         text = " ".join(docstrings[name].split()).rstrip(".")
         yield f"`{table} {name}`".replace("` ", "`"), _default(field), text
@@ -94,9 +95,11 @@ def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
     """The section that a field holds, and whether it may hold several."""
     if _is_section(field.annotation):
         return field.annotation, False
-    for argument in get_args(field.annotation):
-        if _is_section(argument):
-            return argument, True
+    # Those that may be left out are a union with None.
+    for argument in (field.annotation, *get_args(field.annotation)):
+        for inner in get_args(argument):
+            if _is_section(inner):
+                return inner, True
     return None, False
 
 

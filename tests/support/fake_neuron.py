@@ -71,6 +71,7 @@ class FakeNeuron:
     silent: bool = False
     """Answers nothing at all, while the port stays open."""
     loads: list[LoadRequest] = field(default_factory=list)
+    plans: list[LoadRequest] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     abandoned: asyncio.Event = field(default_factory=asyncio.Event)
     """A client went away before its answer was complete."""
@@ -195,6 +196,7 @@ class FakeNeuron:
 
     async def _plan(self, request: web.Request) -> web.Response:
         wanted = LoadRequest.model_validate_json(await request.read())
+        self.plans.append(wanted)
         return _json(
             LoadPlan(
                 model=wanted.model,

@@ -2,11 +2,12 @@
 
 import asyncio
 import tomllib
+from typing import Any
 
 import pytest
 
 from neuron.protocol.errors import ApiError
-from neuron.protocol.types import Model, ModelState
+from neuron.protocol.types import LoadOptions, Model, ModelState
 from services import schema
 from services.config import ModelEntry
 from services.schema import OperationState
@@ -185,16 +186,33 @@ async def test_a_cold_model_goes_where_its_plan_fits(home: Home) -> None:
 
 
 async def test_the_catalogue_says_where_and_how(home: Home) -> None:
-    entry = ModelEntry(id="m", place_on=("b",), max_seq_len=64, slots=3, draft="d")
+    options: dict[str, Any] = {
+        "draft": "d",
+        "draft_tokens": 5,
+        "ngram": False,
+        "tensor_parallel": True,
+        "rope_scale": 2.0,
+        "rope_alpha": 3.0,
+        "yarn_factor": 4.0,
+        "loras": ({"path": "tone", "scale": 0.5},),
+    }
+    assert options.keys() == LoadOptions.model_fields.keys()
+    entry = ModelEntry(id="m", place_on=("b", "c"), max_seq_len=64, slots=3, **options)
     async with (
         FakeNeuron.with_models("m", state=COLD).serving() as a,
         FakeNeuron.with_models("m", state=COLD).serving() as b,
-        gateway_before(home, {"a": a, "b": b}, models=(entry,)) as client,
+        FakeNeuron.with_models("m", state=COLD).serving() as c,
+        gateway_before(home, {"a": a, "b": b, "c": c}, models=(entry,)) as client,
     ):
         await client.stream()
-        assert a.loads == []
-        (load,) = b.loads
-        assert (load.max_seq_len, load.slots, load.draft) == (64, 3, "d")
+        operation = await client.post(schema.LOAD, model="m", node="c", slots=2)
+        assert operation["state"] == "done"
+        assert a.loads == a.plans == []
+        asked = [*b.plans, *c.plans, *b.loads, *c.loads]
+        assert [load.slots for load in asked] == [3, 3, 3, 2]
+        for load in asked:
+            assert load.max_seq_len == 64
+            assert load.model_dump(include=set(options)) == options
 
 
 async def test_a_node_without_room_hands_the_load_on(home: Home) -> None:

@@ -149,6 +149,41 @@ async def test_a_pin_survives_in_the_file(
     assert (await snapshot(http)).models[0].pinned
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("ngram = true", "this engine has no speculative decoding"),
+        ('loras = [{ path = "tone" }]', "this engine applies no LoRA adapters"),
+        ("yarn_factor = 2", "this engine extends no context"),
+    ],
+)
+async def test_an_option_that_the_engine_lacks_is_told_to_whoever_waits_for_it(
+    home: Home, option: str, words: str
+) -> None:
+    with running_neuron(home) as neuron:
+        home.config_file("cortex.toml", fleet_of(one=neuron.url))
+        file = home.config_file(
+            "models.toml", f'[[models]]\nid = "{MODEL}"\n{option}\n'
+        )
+        with running_gateway(home) as gateway:
+            async with asyncio.timeout(DEADLINE_S), session(gateway) as http:
+                body = {"model": MODEL, "prompt": "Once", "max_tokens": 4}
+                async with http.post("/v1/completions", json=body) as response:
+                    error = (await response.json())["error"]
+                assert (response.status, error["code"]) == (503, "unsupported")
+                assert error["message"].startswith(f"'{MODEL}' cannot be loaded: ")
+                assert words in error["message"]
+                async with http.post(schema.LOAD, json={"model": MODEL}) as response:
+                    operation = await response.json()
+                assert operation["state"] == "failed"
+                assert words in operation["error"]
+                file.write_text("")
+                gateway.popen.send_signal(signal.SIGHUP)
+                await told(http, "the configuration was read again")
+                async with http.post("/v1/completions", json=body) as response:
+                    assert response.status == 200, await response.text()
+
+
 async def test_the_local_neuron_is_started_and_stopped_with_the_gateway() -> None:
     with temporary_home() as home:
         environ = {"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}

@@ -61,3 +61,8 @@ def test_default_models_are_checked(tmp_path: Path) -> None:
     file.write_text('[[default_models]]\nmodel = "a"\nslots = 0\n')
     with pytest.raises(ConfigError, match=r"neuron.toml:3: default_models.0.slots"):
         load_config(file)
+    file.write_text(
+        '[[default_models]]\nmodel = "a"\nloras = [{ path = "b", weight = 1 }]\n'
+    )
+    with pytest.raises(ConfigError, match=r"toml:3: .*loras.0.weight: unknown key"):
+        load_config(file)

@@ -37,6 +37,18 @@ def test_the_key_is_added_to_an_entry_without_it() -> None:
     assert [m["id"] for m in models] == ["big", "small"]
 
 
+def test_an_entry_with_adapters_keeps_them() -> None:
+    big, small = FILE.split("\n[[models]]            # for")
+    adapter = '\n[[models.loras]]   # more to come\npath = "tone"\n'
+    adapters = f"{big}{adapter}\n[[models]]   # for{small}"
+    for model in ("big", "small", "org/new"):
+        edited = edit_pinned(adapters, model, True)
+        models = {entry["id"]: entry for entry in tomllib.loads(edited)["models"]}
+        assert models[model]["pinned"]
+        assert models["big"]["loras"] == [{"path": "tone"}]
+        assert "# more to come" in edited
+
+
 def test_an_unknown_model_gets_an_entry_at_the_end() -> None:
     edited = edit_pinned(FILE, "org/new", True)
     assert edited.startswith(FILE)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from neuron.protocol.config_file import ConfigError
+from neuron.protocol.load_config import LoraSection
 from services.config import load_settings
 from tests.support.processes import Home
 
@@ -65,6 +66,21 @@ def test_a_whole_configuration_is_read(user: Home) -> None:
         pinned = true
         place_on = ["beast"]
         max_seq_len = 4096
+        draft = "org/small"
+        draft_tokens = 3
+        ngram = true
+        tensor_parallel = true
+        rope_scale = 2
+        rope_alpha = 2.5
+        yarn_factor = 4.0
+        loras = [{ path = "tone" }]
+
+        [[models]]
+        id = "org/other"
+
+        [[models.loras]]
+        path = "/adapters/style"
+        scale = 0.5
         """,
     )
     settings = load_settings()
@@ -74,7 +90,14 @@ def test_a_whole_configuration_is_read(user: Home) -> None:
     assert not settings.config.runs_local_neuron
     assert settings.config.gateway.drain_s == 5
     assert settings.catalogue.found
-    assert settings.catalogue.entry("org/big").place_on == ("beast",)
+    big = settings.catalogue.entry("org/big")
+    assert big.place_on == ("beast",)
+    assert (big.draft, big.draft_tokens, big.ngram) == ("org/small", 3, True)
+    assert big.tensor_parallel
+    assert (big.rope_scale, big.rope_alpha, big.yarn_factor) == (2, 2.5, 4)
+    assert big.loras == (LoraSection(path="tone", scale=1),)
+    (style,) = settings.catalogue.entry("org/other").loras or ()
+    assert (style.path, style.scale) == ("/adapters/style", 0.5)
     assert not settings.catalogue.entry("another").pinned
 
 
@@ -160,6 +183,25 @@ def test_a_wrong_value_is_named_with_its_line(
             "no neuron is named 'moon'; there is: local",
         ),
         ("[[models]]\nid = 'a'\nslots = 0\n", 3, "models.0.slots: "),
+        ("[[models]]\nid = 'a'\ndraft_tokens = 0\n", 3, "models.0.draft_tokens: "),
+        ("[[models]]\nid = 'a'\nngram = 'often'\n", 3, "models.0.ngram: "),
+        ("[[models]]\nid = 'a'\n\nrope_scale = 0.5\n", 4, "models.0.rope_scale: "),
+        ("[[models]]\nid = 'a'\nrope_alpha = inf\n", 3, "models.0.rope_alpha: "),
+        ("[[models]]\nid = 'a'\nyarn_factor = 0\n", 3, "models.0.yarn_factor: "),
+        ("[[models]]\nid = 'a'\nloras = 'tone'\n", 3, "models.0.loras: "),
+        (
+            "[[models]]\nid = 'a'\nloras = [{path = 'b'}, {path = ''}]\n",
+            3,
+            "models.0.loras.1.path: ",
+        ),
+        (
+            (
+                "[[models]]\nid = 'a'\n[[models]]\nid = 'b'\n[[models.loras]]\n"
+                "path = 'c'\n[[models.loras]]\npath = 'd'\nweight = 1\n"
+            ),
+            9,
+            "models.1.loras.1.weight: unknown key",
+        ),
     ],
 )
 def test_a_wrong_catalogue_is_named_with_its_line(
