@@ -73,6 +73,10 @@ class TokenConstraint(Protocol):
     def is_finished(self) -> bool:
         """Whether the output is complete and nothing more can follow."""
 
+    def is_free(self) -> bool:
+        """Whether any token may come from here on, and the output end anywhere, for
+        good; engines ask after a token, and then need the constraint no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

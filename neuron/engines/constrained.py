@@ -20,7 +20,8 @@ class Constrained:
     """The tokens that a request may choose from, one choice after the other.
 
     `prepare` before a forward pass, `allowed` after it, then `accept` what was chosen.
-    Whatever goes wrong is an EngineError, and the request's alone.
+    Once `is_free`, the request is like one without a constraint, and this can be let go
+    of. Whatever goes wrong is an EngineError, and the request's alone.
     """
 
     def __init__(
@@ -34,6 +35,8 @@ class Constrained:
         Raises:
             EngineError: the constraint failed.
         """
+        self.is_free = False
+        """What was accepted has left nothing to constrain."""
         self._constraint = constraint
         self._vocab = vocab
         self._threads = threads
@@ -83,6 +86,7 @@ class Constrained:
         """
         try:
             self._constraint.accept(token_id)
+            self.is_free = self._constraint.is_free()
             return self._constraint.is_finished()
         except Exception as error:
             raise _failed(error) from error

@@ -87,6 +87,10 @@ class GrammarConstraint:
         """Whether nothing but an end may follow."""
         return bool(self._matcher.is_stopped())
 
+    def is_free(self) -> bool:
+        """Never: a grammar describes all of an output."""
+        return False
+
     def fork(self) -> Self:
         """Another one, at the same point, that goes its own way."""
         return type(self)(

@@ -16,6 +16,11 @@ class ThoughtTracker:
         self._syntax = syntax
         self._held = ""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer has begun, so that no thought can follow."""
+        return self._syntax is None
+
     def feed(self, text: str) -> bool:
         """Take more of the reply; whether some of it belongs to a thought."""
         if self._syntax is None:

@@ -89,3 +89,8 @@ class ThinkingBudget:
 
     def is_finished(self) -> bool:
         return self._inner is not None and self._inner.is_finished()
+
+    def is_free(self) -> bool:
+        if self._forced or not self._tracker.is_over:
+            return False
+        return self._inner is None or self._inner.is_free()

@@ -125,3 +125,6 @@ class RespellingFirst:
     def is_finished(self) -> bool:
         inner = self._inner
         return not self._left and inner is not None and inner.is_finished()
+
+    def is_free(self) -> bool:
+        return not self._left and (self._inner is None or self._inner.is_free())

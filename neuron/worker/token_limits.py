@@ -153,6 +153,10 @@ class LimitedTokens:
     def is_finished(self) -> bool:
         return self._inner is not None and self._inner.is_finished()
 
+    def is_free(self) -> bool:
+        """Never: limits hold for all of an output."""
+        return False
+
 
 def _clear(mask: "NDArray[np.int32]", token_id: int) -> None:
     word, bit = divmod(token_id, _BITS)

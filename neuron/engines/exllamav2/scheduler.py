@@ -308,14 +308,16 @@ class Scheduler:
         is_last = token in request.stop_ids
         if constrained is not None and not is_last:
             is_last = constrained.accept(token)
+            if constrained.is_free:
+                sequence.constrained = None
         sequence.tokens.append(token)
         self.generated_tokens += 1
         events.append(TokenEvent(request.id, token, choice.logprobs))
         if is_last or sequence.generated >= request.max_new_tokens:
             self._finish(sequence, "stop" if is_last else "length", events)
             return False
-        if constrained is not None:
-            constrained.prepare()
+        if sequence.constrained is not None:
+            sequence.constrained.prepare()
         return True
 
     # Ends.

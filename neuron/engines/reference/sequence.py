@@ -121,6 +121,8 @@ class Sequence:
         is_last = token in self.request.stop_ids
         if constrained is not None and not is_last:
             is_last = constrained.accept(token)
+            if constrained.is_free:
+                self.constrained = None
         self.tokens.append(token)
         return token, logprobs, is_last
 

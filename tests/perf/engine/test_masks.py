@@ -86,6 +86,7 @@ class Timed:
         self.end_ids = frozenset[int]()
         self.accept = constraint.accept
         self.is_finished = constraint.is_finished
+        self.is_free = constraint.is_free
 
     def mask(self) -> NDArray[np.int32]:
         start = perf_counter()

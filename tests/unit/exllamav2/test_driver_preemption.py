@@ -135,7 +135,7 @@ def test_a_constraint_goes_on_where_it_was(folder: Path) -> None:
     assert (len(outputs["b"].tokens), outputs["b"].reason) == (120, "stop")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def drivers(folder: Path) -> Iterator[tuple[GenerationDriver, GenerationDriver]]:
     """One with hardly any room, one with room for everything."""
     with (

@@ -1,6 +1,6 @@
 """With guesses at what comes next, every request gets what it gets without them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -19,8 +19,15 @@ import torch
 from exllamav2.attn import ExLlamaV2Attention
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from neuron.engines.base import GenerationRequest, SamplingParams, TokenEvent
+from neuron.engines.base import (
+    EngineError,
+    GenerationRequest,
+    SamplingParams,
+    TokenEvent,
+)
 from neuron.engines.exllamav2.levers import Levers
+from neuron.engines.exllamav2.sampling.batch import Sampled
+from neuron.engines.exllamav2.sampling.choosing import Chooser, Place
 from neuron.engines.exllamav2.speculation.draft_proposer import FAR_BEHIND
 from neuron.engines.exllamav2.steps.decode_graphs import DecodeGraphs
 from neuron.engines.exllamav2.steps.graph_shapes import GraphShapes
@@ -42,7 +49,7 @@ from tests.unit.reference.support import (
     request,
     tiny,
 )
-from tests.unit.reference.test_constraints import Steps
+from tests.unit.reference.test_constraints import Opening, Steps
 
 pytestmark = [
     pytest.mark.cuda_stack,
@@ -241,6 +248,23 @@ class TestAsWithoutGuesses:
             for name in "ab":
                 assert_close(outputs[1][name], outputs[0][name])
 
+    @pytest.mark.parametrize("odd", [1, 3, 5])
+    def test_a_constraint_that_lets_go(
+        self, folder: Path, guessing: Driving, odd: int
+    ) -> None:
+        """Within the guesses of a step, too."""
+        for sampling in (SamplingParams(temperature=0), SamplingParams(seed=2)):
+            outputs = []
+            for make, lets_go in ((driving, False), (driving, True), (guessing, True)):
+                constraint = Opening(odd, lets_go=lets_go)
+                bound = request("a", PROMPT, 50, constraint=constraint,
+                                sampling=sampling)  # fmt: skip
+                with make(folder, page_size=PAGE) as driver:
+                    outputs.append(generate(driver, bound)["a"])
+                assert len(constraint.accepted) == (odd if lets_go else 50)
+            for found in outputs[1:]:
+                assert_close(found, outputs[0])
+
 
 class TestGuessesThatAreRight:
     def test_all_of_them_count(self, by_itself: Driving) -> None:
@@ -280,6 +304,28 @@ class TestGuessesThatAreRight:
         assert output.tokens == tokens
         assert output.reason == "stop"
         assert constraint.accepted == tokens
+
+    def test_a_constraint_that_lets_go_among_them(self, by_itself: Driving) -> None:
+        """From there on, what is left of the guesses is looked at in one go."""
+        with by_itself() as driver, pytest.MonkeyPatch.context() as patch:
+            places: list[int] = []
+            choose = Chooser.choose
+
+            def counted(
+                chooser: Chooser, logits: torch.Tensor, wanted: Sequence[Place]
+            ) -> list[Sampled | EngineError]:
+                places.append(len(wanted))
+                return choose(chooser, logits, wanted)
+
+            patch.setattr(Chooser, "choose", counted)
+            free = generate(driver, request("a", PROMPT, 15))["a"].tokens
+            assert places == [1 + GUESSES] * 3
+            places.clear()
+            opening = Steps([{token} for token in free[:2]] + [()] * 90, free_from=2)
+            bound = request("b", PROMPT, 15, constraint=opening)
+            assert generate(driver, bound)["b"].tokens == free
+        assert places == [1, 1, GUESSES - 1, 1 + GUESSES, 1 + GUESSES]
+        assert opening.accepted == free[:2]
 
     def test_one_is_cancelled_between_steps(self, by_itself: Driving) -> None:
         with by_itself() as driver:
@@ -481,7 +527,7 @@ def test_recorded_steps_of_both_models(folder: Path, other: Path) -> None:
         assert_close(output, expected[name])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pair(
     folder: Path, other: Path
 ) -> Iterator[tuple[GenerationDriver, GenerationDriver, GenerationDriver]]:

@@ -24,9 +24,11 @@ class Steps:
         steps: Sequence[Collection[int]],
         *,
         may_end_from: int | None = None,
+        free_from: int | None = None,
         bits: int = 128,
     ) -> None:
         self._steps = steps
+        self._free_from = free_from
         self._may_end_from = len(steps) if may_end_from is None else may_end_from
         self._bits = bits
         self.accepted: list[int] = []
@@ -52,6 +54,9 @@ class Steps:
 
     def is_finished(self) -> bool:
         return END in self.accepted or len(self.accepted) >= len(self._steps)
+
+    def is_free(self) -> bool:
+        return self._free_from is not None and len(self.accepted) >= self._free_from
 
 
 SAMPLINGS = [
@@ -322,3 +327,53 @@ def test_preempted_with_its_constraint(engine: ReferenceEngine) -> None:
     outputs.run(engine)
     assert outputs["b"].tokens == whole.tokens
     assert outputs["b"].reason == "stop"
+
+
+class Opening(Steps):
+    """Allows for odd tokens, then for any; with `lets_go` it says so and wants to be
+    asked no more."""
+
+    def __init__(self, odd: int, *, lets_go: bool) -> None:
+        steps = [range(3, VOCAB, 2)] * odd + [range(VOCAB)] * 90
+        super().__init__(
+            steps, may_end_from=odd, free_from=odd if lets_go else None, bits=VOCAB
+        )
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset()
+
+    def mask(self) -> NDArray[np.int32]:
+        assert not self.is_free()
+        return super().mask()
+
+    def accept(self, token_id: int) -> None:
+        assert not self.is_free()
+        super().accept(token_id)
+
+    def is_finished(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS[:3])
+@pytest.mark.parametrize("min_new_tokens", [0, 25])
+def test_one_that_is_free_is_asked_no_more(
+    engine: ReferenceEngine, sampling: SamplingParams, min_new_tokens: int
+) -> None:
+    outputs = []
+    for lets_go in (False, True):
+        constraint = Opening(3, lets_go=lets_go)
+        asked = request("a", PROMPT, 40, sampling=sampling, top_logprobs=1,
+                        constraint=constraint, stop_ids=frozenset(range(0, VOCAB, 8)),
+                        min_new_tokens=min_new_tokens)  # fmt: skip
+        outputs.append(generate(engine, asked)["a"])
+        assert len(constraint.accepted) >= 3
+        assert (len(constraint.accepted) == 3) == (
+            lets_go or len(outputs[0].tokens) <= 4
+        )
+    held, freed = outputs
+    assert freed.tokens == held.tokens
+    assert freed.logprobs == held.logprobs
+    assert freed.reason == held.reason
+    assert all(token % 2 for token in freed.tokens[:3])
+    assert len(freed.tokens) > 3

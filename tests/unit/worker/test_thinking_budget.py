@@ -79,6 +79,31 @@ def test_none_at_all(tokenizer: TextTokenizer) -> None:
     assert text.startswith("<think> </think>")
 
 
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [("one</think> two", True), ("one two three four", True), ("two", False)],
+)
+def test_once_the_answer_has_begun_nothing_is_limited(
+    tokenizer: TextTokenizer, text: str, inside: bool
+) -> None:
+    constraint = budget(tokenizer, 2, inside=inside)
+    assert not constraint.is_free()
+    written = write(constraint, tokenizer, tokenizer.encode(text, add_bos=False))
+    assert ("</think>" in written) == inside
+    assert constraint.is_free()
+    # A second thought is none.
+    ids = tokenizer.encode("<think> one two three four", add_bos=False)
+    assert write(constraint, tokenizer, ids).endswith("one two three four")
+
+
+def test_between_thought_and_answer_another_thought_may_begin(
+    tokenizer: TextTokenizer,
+) -> None:
+    constraint = budget(tokenizer, 9)
+    write(constraint, tokenizer, tokenizer.encode("one</think>", add_bos=False))
+    assert not constraint.is_free()
+
+
 @pytest.mark.parametrize("tokens", [0, 1, 4])
 def test_what_follows_obeys_the_grammar(
     tokenizer: TextTokenizer, grammars: GrammarCompiler, tokens: int
@@ -100,6 +125,7 @@ def test_what_follows_obeys_the_grammar(
         assert not constraint.is_finished()
         constraint.accept(token)
     assert constraint.is_finished()
+    assert not constraint.is_free()
     assert constraint.end_ids == grammars.compile(spec).end_ids
 
 

@@ -62,12 +62,15 @@ def test_several_tokens_may_spell_it_and_the_last_go_beyond() -> None:
     free = RespellingFirst(TakenBack(TOY, b"abc", 3), 12, None)
     assert allowed(free) == [3, 4, 5, 6, 10]
     assert not free.may_end()
+    assert not free.is_free()
     free.accept(3)
+    assert not free.is_free()
     assert allowed(free) == [7, 8]
     free.accept(8)
     assert free.may_end()
     assert not free.is_finished()
     assert allowed(free) == [*range(32)]
+    assert free.is_free()
     over = RespellingFirst(TakenBack(TOY, b"ab", 2), 12, None)
     over.accept(6)
     assert over.may_end()
@@ -106,6 +109,7 @@ async def test_part_of_a_letter_is_spelt_before_a_grammar_begins(
     both.accept(next(i for i in allowed(both) if tokenizer.token(i) == "x"))
     assert both.may_end()
     assert both.is_finished()
+    assert not both.is_free()
     assert both.end_ids == {EOS}
 
 
@@ -158,6 +162,7 @@ async def test_limits_and_grammars_hold_for_the_same_tokens(model: ServedModel) 
     assert allowed(limited) == sorted(some[:2])
     limited.accept(some[0])
     assert allowed(limited) == sorted(some)
+    assert not limited.is_free()
     both = await constraint_of(model, allowed_token_ids=some, guided_regex="lo|en")
     assert allowed(both) == some[:1]
     without = await constraint_of(model, bad_words=["Hello"])

@@ -75,8 +75,8 @@ class _Check:
         it says what may come next."""
         if self.sequence.constrained is not None:
             return [Place(self.sequence)]
-        ends = range(len(self.draft) + 1)
-        return [Place(self.sequence, self.draft[:end]) for end in ends]
+        left = self.draft[self.right :]
+        return [Place(self.sequence, left[:end]) for end in range(len(left) + 1)]
 
     def go_on(self, choices: Iterable[Sampled | EngineError], take: Take) -> bool:
         """Take choices as long as they were guessed; whether more can be chosen."""
