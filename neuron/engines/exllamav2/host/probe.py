@@ -28,8 +28,9 @@ from neuron.protocol.types import EngineInfo
 NAME: Final = "exllamav2"
 FORMATS: Final = ("exl2", "gptq", "fp16")
 FEATURES: Final = (
-    "cancel_prefill", "constraints", "continuous_batching", "logprobs", "paged",
-    "prefix_cache", "prompt_logprobs", "vision",
+    "cancel_prefill", "constraints", "continuous_batching", "draft", "lora", "logprobs",
+    "ngram", "paged", "prefix_cache", "prompt_logprobs", "quantized_cache",
+    "tensor_parallel", "vision",
 )  # fmt: skip
 LIBRARIES: Final = {
     "safetensors": "safetensors",
