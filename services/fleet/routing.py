@@ -8,7 +8,6 @@ from neuron.protocol.types import Model, ModelState
 from services.config import ModelEntry
 from services.schema import NodeState
 
-RECOVERY_RETRY_S = 2
 NODE_RETRY_S = 3
 FAILED_RETRY_S = 30
 

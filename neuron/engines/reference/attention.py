@@ -24,8 +24,6 @@ PASS: Final = 32
 """Tokens of a prompt that attend together: the earlier ones then need not pass over
 what only the later ones see."""
 
-_BY_HEAD: Final = (0, 2, 1, 3, 4)
-
 
 @dataclass(frozen=True, slots=True)
 class Span:

@@ -62,10 +62,6 @@ class Exl2Matrix:
         )
 
     @property
-    def depth(self) -> int:
-        return int(self.q_group_map.shape[0]) // 2
-
-    @property
     def columns(self) -> int:
         return int(self.q_weight.shape[1])
 
