@@ -11,7 +11,10 @@ from tests.support.processes import Process, running_gateway, temporary_home
 
 MODEL = "tinystories-15m"
 AGENT = "agent"
-"""The same model with a chat template that it has not learned."""
+"""The same model with a chat template that it has not learned, and that makes it
+think until a budget ends it."""
+ASSISTANT = "assistant"
+"""The same without thinking, for clients that cannot set a budget."""
 _TEMPLATE = """\
 {%- for tool in tools or () %}{% if loop.first %}Call as <tool_call>: {% endif %}
 {{- tool.function.name }}
@@ -22,16 +25,18 @@ _TEMPLATE = """\
 "arguments": {{ call.function.arguments | tojson }}}
 </tool_call>{% endfor %}
 {% endfor %}
-{%- if add_generation_prompt %}assistant: <think>
+{%- if add_generation_prompt %}assistant:{{ opening }}
 {% endif %}"""
 
 
 @pytest.fixture(scope="session")
 def gateway() -> Iterator[Process]:
     with temporary_home() as home:
-        folder = home.root / "data" / "cortex" / "models" / AGENT
-        shutil.copytree(bundled_root() / MODEL, folder)
-        (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
+        for model, opening in {AGENT: " <think>", ASSISTANT: ""}.items():
+            folder = home.root / "data" / "cortex" / "models" / model
+            shutil.copytree(bundled_root() / MODEL, folder)
+            template = _TEMPLATE.replace("{{ opening }}", opening)
+            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         free = {"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
         with running_gateway(home, environ=free) as process:
             yield process

@@ -5,11 +5,11 @@ import json
 import openai
 import pytest
 
-from tests.clients.conftest import AGENT, MODEL
+from tests.clients.conftest import AGENT, ASSISTANT, MODEL
 
 
 def test_lists_the_models(client: openai.OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == {AGENT, MODEL}
+    assert {model.id for model in client.models.list()} == {AGENT, ASSISTANT, MODEL}
     assert client.models.retrieve(MODEL).object == "model"
 
 
