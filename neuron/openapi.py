@@ -24,6 +24,7 @@ _REF: Final = "#/components/schemas/{model}"
 _WITH_BODY: Final = (400, 413)
 _RETRIABLE: Final = frozenset({429, 502, 503})
 _HEADERS: Final[Mapping[str, Schema]] = {
+    headers.MODEL: {"type": "string", "minLength": 1},
     headers.CALLER: {"type": "string"},
     headers.PRIORITY: {
         "type": "integer",

@@ -27,7 +27,8 @@ class Relay:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request)
-        instance = self._manager.route(_model_of(body))
+        wanted = named.model(request.headers)
+        instance = self._manager.route(_model_of(body) if wanted is None else wanted)
         headers = {
             name: request.headers[name]
             for name in _REQUEST_HEADERS

@@ -1,4 +1,4 @@
-"""Headers by which a gateway tells a neuron for whom it asks.
+"""Headers by which a gateway tells a neuron what it asks for, and for whom.
 
 A neuron trusts whoever reaches it, so a gateway sets them itself and lets no client's
 own copies through.
@@ -16,21 +16,47 @@ caller."""
 PRIORITY: Final = "X-Cortex-Priority"
 """The request's class, a whole number: a higher one is served first. Default: 0."""
 
+MODEL: Final = "X-Cortex-Model"
+"""The id of the model that is to answer, whatever the body calls it. Default: what the
+body says. Answers call it what the body does."""
+
 ADMISSION: Final = (CALLER, PRIORITY)
+INFERENCE: Final = (MODEL, *ADMISSION)
+"""Those that a request for an answer may have."""
 MAX_PRIORITY: Final = 1000
 _MAX_CALLER: Final = 128
+_MAX_TEXT: Final = 1000
 _WHOLE: Final = re.compile(r"-?[0-9]{1,4}")
 
 
 def caller_value(name: str) -> str:
     """`name` as a header can carry it."""
-    plain = "".join(c if " " <= c <= "~" else "?" for c in name)
-    return plain[:_MAX_CALLER].strip()
+    return plain_value(name, _MAX_CALLER)
+
+
+def plain_value(text: str, limit: int = _MAX_TEXT) -> str:
+    """The first `limit` characters of `text`, as any header can carry them."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:limit]).strip()
 
 
 def caller(headers: Mapping[str, str]) -> str:
     """Who asks; empty where nobody says."""
     return caller_value(headers.get(CALLER, ""))
+
+
+def model(headers: Mapping[str, str]) -> str | None:
+    """Who is to answer; None where only the body says so.
+
+    Raises:
+        ApiError: 400, the header is empty.
+    """
+    name = headers.get(MODEL)
+    if name is not None and not name.strip():
+        raise ApiError(
+            400, f"{MODEL}: name the model, or leave it out",
+            code="invalid_header", param=MODEL,
+        )  # fmt: skip
+    return name
 
 
 def priority(headers: Mapping[str, str]) -> int:

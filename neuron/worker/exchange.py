@@ -34,9 +34,7 @@ log = logging.getLogger(__name__)
 class Exchange:
     """What is known of one request, from its arrival to its log line."""
 
-    def __init__(
-        self, request: web.Request, body: Body, model: str, words: TokenWords
-    ) -> None:
+    def __init__(self, request: web.Request, body: Body, words: TokenWords) -> None:
         """
         Raises:
             ApiError: 400, its headers are malformed.
@@ -52,7 +50,7 @@ class Exchange:
         self._words = replace(words, as_ids=as_ids)
         self._format = ChatFormat if chat else CompletionFormat
         kind = self._format.CHUNK if body.stream else self._format.WHOLE
-        self._envelope = Envelope.new(self.id, model, kind)
+        self._envelope = Envelope.new(self.id, body.model, kind)
         self._choices: Choices | None = None
         self._formats: dict[int, Format] = {}
         self._owed: dict[int, dict[str, Any]] = {}

@@ -46,7 +46,7 @@ class Inference:
         Raises:
             ApiError: it failed before the first byte of the answer.
         """
-        exchange = Exchange(request, body, self._model.info.id, self._words)
+        exchange = Exchange(request, body, self._words)
         with exchange.logged(), contextlib.ExitStack() as places:
             tickets = self._enter(exchange, places)
             choices = Choices(

@@ -26,21 +26,21 @@ OPERATIONS: Final = (
     Operation(
         "chat", "POST", routes.V1_CHAT_COMPLETIONS, "Continue a conversation",
         body=ChatBody, answer=ChatAnswer, stream=_CHUNKS,
-        refusals=(*_REFUSALS, 429), headers=headers.ADMISSION,
+        refusals=(*_REFUSALS, 429), headers=headers.INFERENCE,
     ),
     Operation(
         "completions", "POST", routes.V1_COMPLETIONS, "Continue a text",
         body=CompletionBody, answer=CompletionAnswer, stream=_CHUNKS,
-        refusals=(*_REFUSALS, 429), headers=headers.ADMISSION,
+        refusals=(*_REFUSALS, 429), headers=headers.INFERENCE,
     ),
     Operation(
         "tokenize", "POST", routes.V1_TOKENIZE, "Tokens of a prompt",
         body=TokenizeBody | TokenizeChatBody, answer=TokenizeAnswer,
-        refusals=(*_REFUSALS, 429), headers=headers.ADMISSION,
+        refusals=(*_REFUSALS, 429), headers=headers.INFERENCE,
     ),
     Operation(
         "detokenize", "POST", routes.V1_DETOKENIZE, "Text of tokens",
         body=DetokenizeBody, answer=DetokenizeAnswer,
-        refusals=(*_REFUSALS, 429), headers=headers.ADMISSION,
+        refusals=(*_REFUSALS, 429), headers=headers.INFERENCE,
     ),
 )  # fmt: skip

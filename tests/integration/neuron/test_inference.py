@@ -7,7 +7,8 @@ import httpx2 as httpx
 import pytest
 from openai import OpenAI
 
-from neuron.protocol import routes
+from neuron.protocol import headers, routes
+from neuron.protocol.sse import SseParser
 from tests.integration.neuron.conftest import (
     LONG,
     MODEL,
@@ -89,6 +90,43 @@ def test_a_client_that_leaves_frees_its_slot(shared: Neuron) -> None:
     shared.until(
         lambda: (shared.worker().in_flight, shared.worker().kv_pages_used) == (0, 0)
     )
+
+
+def test_the_header_says_who_answers_and_the_body_what_it_is_called(
+    shared: Neuron,
+) -> None:
+    named = {headers.MODEL: MODEL}
+    body = STORY | {"model": "gpt-4"}
+    whole = shared.http.post(routes.V1_COMPLETIONS, json=body, headers=named).json()
+    assert (whole["model"], whole["choices"][0]["text"]) == ("gpt-4", shared.story())
+    chat = {"model": "gpt-4", "messages": [{"role": "user", "content": "Once"}]}
+    streamed = shared.http.post(
+        routes.V1_CHAT_COMPLETIONS,
+        json=chat | {"stream": True, "max_tokens": 3},
+        headers=named,
+    )
+    *chunks, done = [event.data for event in SseParser().feed(streamed.content)]
+    assert done == "[DONE]"
+    assert {json.loads(chunk)["model"] for chunk in chunks} == {"gpt-4"}
+    for path, fields in (
+        (routes.V1_TOKENIZE, {"prompt": "Once"}),
+        (routes.V1_DETOKENIZE, {"tokens": [5]}),
+    ):
+        asked = {"model": "gpt-4", **fields}
+        assert shared.http.post(path, json=asked, headers=named).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("named", "status", "code"),
+    [("no-such", 404, "model_not_found"), ("", 400, "invalid_header")],
+)
+def test_a_header_that_names_no_model(
+    shared: Neuron, named: str, status: int, code: str
+) -> None:
+    refused = shared.http.post(
+        routes.V1_COMPLETIONS, json=STORY, headers={headers.MODEL: named}
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
 
 
 def test_tokens_there_and_back(shared: Neuron) -> None:

@@ -12,7 +12,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
 
 from neuron import openapi
-from neuron.protocol import routes
+from neuron.protocol import headers, routes
 from tests.integration.neuron.conftest import MODEL, Neuron, client_of
 from tests.support.processes import running_neuron, temporary_home
 
@@ -70,6 +70,8 @@ def test_the_document_is_valid_and_served(neuron: Neuron) -> None:
 def aim(case: Case[Any], name: str, known: bool) -> None:
     """Let most requests reach the model, at little cost, and none take it away."""
     body: Any = case.body
+    if known and headers.MODEL in case.headers:
+        case.headers[headers.MODEL] = MODEL
     if not isinstance(body, dict):
         return
     if known and name != "unload":

@@ -21,6 +21,15 @@ def test_nobody_named_is_nobody_of_class_zero() -> None:
     assert headers.priority({headers.PRIORITY: "-3"}) == -3
 
 
+def test_a_model_is_named_or_left_out() -> None:
+    assert headers.model({}) is None
+    assert headers.model({headers.MODEL: "acme/tiny"}) == "acme/tiny"
+    for empty in ("", " "):
+        with pytest.raises(ApiError) as refusal:
+            headers.model({headers.MODEL: empty})
+        assert (refusal.value.status, refusal.value.param) == (400, headers.MODEL)
+
+
 @pytest.mark.parametrize(
     "text", ["", "high", "1.5", "1001", "9" * 5000, "\u0661", "1\n"]
 )
