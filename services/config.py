@@ -5,6 +5,7 @@ Every key here does something; any other key is an error with file and line.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ ENV_PREFIX = "CORTEX_"
 LOCAL_NODE = "local"
 """Name of the neuron that the gateway runs on its own host."""
 OFF = "off"
+_WILD = frozenset("*?[")
 
 
 def _listen_or_off(text: str) -> str:
@@ -121,6 +123,8 @@ class ModelEntry(LoadOptions):
     """Nothing but an operator unloads it."""
     place_on: tuple[str, ...] = ()
     """Nodes that may load it; empty: any that has it on disk."""
+    aliases: tuple[Name, ...] = ()
+    """Other names that clients may use, also with `*` and `?`: `claude-*`."""
     engine: str | None = None
     """Default: the neuron's first engine that can serve it."""
     max_seq_len: Annotated[int, Field(ge=1)] | None = None
@@ -137,6 +141,8 @@ class ModelEntry(LoadOptions):
 class CatalogueFile(ConfigModel):
     """models.toml."""
 
+    default_model: Name | None = None
+    """Answers for names that nothing else matches. Default: they are refused."""
     models: tuple[ModelEntry, ...] = ()
 
 
@@ -148,10 +154,37 @@ class Catalogue:
     path: Path
     """Where it was found, or where it would be created."""
     found: bool
+    default_model: str | None = None
 
     def entry(self, model: str) -> ModelEntry:
         """The model's entry, or the defaults."""
         return self.entries.get(model) or ModelEntry(id=model)
+
+    def meant_by(self, name: str) -> str:
+        """The id that a name stands for which is no model's own: an alias before a
+        pattern, the first of several, the default model before nothing."""
+        patterns = [
+            (pattern, entry.id)
+            for entry in self.entries.values()
+            for pattern in entry.aliases
+        ]
+        for pattern, model in patterns:
+            if pattern == name:
+                return model
+        for pattern, model in patterns:
+            if fnmatchcase(name, pattern):
+                return model
+        return self.default_model or name
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Alias → model, of those that are no patterns."""
+        return {
+            alias: entry.id
+            for entry in self.entries.values()
+            for alias in entry.aliases
+            if not _WILD.intersection(alias)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +265,26 @@ def _load_catalogue(explicit_config: Path | None = None) -> Catalogue:
     )
     path = loaded.path or paths.config_dir() / MODELS_TOML
     entries = {entry.id: entry for entry in loaded.config.models}
-    return Catalogue(entries, path, found=loaded.path is not None)
+    _refuse_taken_aliases(loaded.path, loaded.config)
+    return Catalogue(
+        entries,
+        path,
+        found=loaded.path is not None,
+        default_model=loaded.config.default_model,
+    )
+
+
+def _refuse_taken_aliases(path: Path | None, file: CatalogueFile) -> None:
+    """A name stands for one model."""
+    taken = {entry.id: "the id of another model" for entry in file.models}
+    for index, entry in enumerate(file.models):
+        for alias in entry.aliases:
+            if alias in taken:
+                where = _where(path, ("models", index, "aliases"))
+                raise ConfigError(
+                    f"{where}: models.{index}.aliases: '{alias}' is {taken[alias]}"
+                )
+            taken[alias] = f"an alias of '{entry.id}' already"
 
 
 def _refuse_duplicates(

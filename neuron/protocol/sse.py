@@ -3,7 +3,7 @@
 Source: WHATWG HTML, "Server-sent events" (event stream interpretation).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 CONTENT_TYPE = "text/event-stream"
@@ -48,7 +48,9 @@ class SseParser:
 
     MAX_BUFFER = 8 * 1024 * 1024
 
-    def __init__(self) -> None:
+    def __init__(self, on_comment: Callable[[str], None] | None = None) -> None:
+        """`on_comment` gets the comments, in their place between the events."""
+        self._on_comment = on_comment
         self._buffer = b""
         self._data: list[str] = []
         self._event = ""
@@ -78,7 +80,9 @@ class SseParser:
             return self._dispatch()
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
-        if name == "data":
+        if not name and self._on_comment is not None:
+            self._on_comment(value)
+        elif name == "data":
             self._data.append(value)
         elif name == "event":
             self._event = value

@@ -95,6 +95,24 @@ class Dispatcher:
                 case Unknown():
                     await self.wait_to_hear_of(model)
 
+    async def concrete(self, asked: str) -> str:
+        """The model that a client means: one of that id, else what the catalogue has
+        the name stand for, else the default model.
+
+        Raises:
+            ApiError: as `wait_to_hear_of`.
+        """
+        state = self._state
+        if state.knows(asked):
+            return asked
+        meant = state.catalogue.meant_by(asked)
+        if meant != asked:
+            # A node that is yet to be heard may have a model of that very id.
+            await self.wait_for_first_answers()
+        model = asked if state.knows(asked) else meant
+        await self.wait_to_hear_of(model)
+        return model
+
     async def wait_to_hear_of(self, model: str) -> None:
         """Until a node knows it; 404 once all have spoken, 503 while some may yet.
 

@@ -1,19 +1,49 @@
 """What is read of a client's request before it is sent on."""
 
+import asyncio
+import io
 import re
 import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from neuron.protocol.errors import ApiError
-from neuron.protocol.headers import CALLER, caller_value
-from services.gateway.relay import FORWARDED_REQUEST_HEADERS, Call
+from neuron.protocol.headers import CALLER, MODEL, caller_value
+from services.fleet.dispatch import Dispatcher
+from services.gateway.dialects.base import Json, Translation
 
 REQUEST_ID = "X-Request-Id"
+FORWARDED_HEADERS = ("Content-Type", "Accept")
+LARGE_BODY = 256 * 1024
 _ID = web.RequestKey("request_id", str)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+
+Translate = Callable[[Json], Translation]
+"""A dialect's request into the internal form; pure. Raises ApiError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A client's request, read: what is sent on, and what is looked at."""
+
+    path: str
+    """The neuron's route."""
+    body: bytes
+    model: str
+    """The concrete one; the body has the client's own word for it."""
+    stream: bool
+    headers: Mapping[str, str]
+    """Those sent on, the request's id included."""
+    translation: Translation | None = None
+    """How the answer is worded; None: as the neuron words it."""
+
+    def payload(self) -> bytes | io.BytesIO:
+        """The body as aiohttp likes to send it: a large one piece by piece."""
+        return self.body if len(self.body) <= LARGE_BODY else io.BytesIO(self.body)
 
 
 def request_id(request: web.Request) -> str:
@@ -45,15 +75,14 @@ async def read_body(request: web.Request) -> bytes:
         ) from error
 
 
-async def read_call(request: web.Request, id: str) -> Call:  # noqa: A002
-    """Read the body, once.
+async def read_object(request: web.Request) -> Json:
+    """The body, decoded.
 
     Raises:
-        ApiError: it is no JSON object, or names no model.
+        ApiError: it is no JSON object.
     """
-    body = await read_body(request)
     try:
-        fields: Any = orjson.loads(body)
+        fields: Any = orjson.loads(await read_body(request))
     except orjson.JSONDecodeError as error:
         raise ApiError(
             400, f"the body is not JSON: {error}", code="malformed_json"
@@ -62,6 +91,15 @@ async def read_call(request: web.Request, id: str) -> Call:  # noqa: A002
         raise ApiError(
             400, "the body should be a JSON object", code="invalid_request_body"
         )
+    return fields
+
+
+def named_model(fields: Json) -> str:
+    """The client's word for the model.
+
+    Raises:
+        ApiError: there is none.
+    """
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise ApiError(
@@ -70,15 +108,54 @@ async def read_call(request: web.Request, id: str) -> Call:  # noqa: A002
             code="missing_model_field",
             param="model",
         )
-    headers = {
-        name: request.headers[name]
-        for name in FORWARDED_REQUEST_HEADERS
-        if name in request.headers
-    }
+    return model
+
+
+async def read_call(
+    request: web.Request,
+    dispatcher: Dispatcher,
+    translate: Callable[[Json], Awaitable[Translation]] | None,
+) -> Call:
+    """Read the body, once, and learn which model it is for.
+
+    Raises:
+        ApiError: it is no JSON object, names no model or an unknown one, or is not
+            what its dialect has.
+    """
+    fields = await read_object(request)
+    asked = named_model(fields)
+    path, body, translation = request.path, await request.read(), None
+    if translate is not None:
+        translation = await translate(fields)
+        path, body = translation.path, await _encoded(translation.body, len(body))
+    model = await dispatcher.concrete(asked)
     return Call(
-        path=request.path,
+        path=path,
         body=body,
         model=model,
-        stream=fields.get("stream") is True,
-        headers={**headers, REQUEST_ID: id, CALLER: caller_value(client_name(request))},
+        stream=translation.stream if translation else fields.get("stream") is True,
+        headers=_headers(request, model, translated=translation is not None),
+        translation=translation,
     )
+
+
+async def _encoded(fields: Json, size: int) -> bytes:
+    if size <= LARGE_BODY:
+        return orjson.dumps(fields)
+    return await asyncio.to_thread(orjson.dumps, fields)
+
+
+def _headers(request: web.Request, model: str, *, translated: bool) -> dict[str, str]:
+    forwarded = {
+        name: request.headers[name]
+        for name in FORWARDED_HEADERS
+        if name in request.headers
+    }
+    if translated:
+        forwarded = {"Content-Type": "application/json"}
+    return {
+        **forwarded,
+        REQUEST_ID: request_id(request),
+        MODEL: model,
+        CALLER: caller_value(client_name(request)),
+    }

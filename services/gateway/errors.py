@@ -7,17 +7,21 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from neuron.protocol.errors import ApiError
+from services.gateway.client_request import request_id
+from services.gateway.dialect_choice import dialect_of
 from services.gateway.ending import CLIENT_CLOSED
 
 log = logging.getLogger(__name__)
 
 
-def error_response(error: ApiError) -> web.Response:
+def error_response(request: web.Request, error: ApiError) -> web.Response:
+    """The error as the client's dialect has it."""
+    dialect, id_ = dialect_of(request), request_id(request)
     return web.Response(
-        status=error.status,
-        body=orjson.dumps(error.envelope()),
+        status=dialect.status(error),
+        body=orjson.dumps(dialect.error(error, id_)),
         content_type="application/json",
-        headers=error.headers(),
+        headers={**error.headers(), **dialect.headers(id_)},
     )
 
 
@@ -27,9 +31,9 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except ApiError as error:
-        return error_response(error)
+        return error_response(request, error)
     except web.HTTPException as error:
-        response = error_response(_framework_error(request, error))
+        response = error_response(request, _framework_error(request, error))
         if allow := error.headers.get("Allow"):
             response.headers["Allow"] = allow
         return response
@@ -41,7 +45,7 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
         if request.writer.output_size:
             # What has begun as another answer can only be broken off.
             return _cut(request)
-        return error_response(internal_error())
+        return error_response(request, internal_error())
 
 
 def internal_error() -> ApiError:

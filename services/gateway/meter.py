@@ -93,11 +93,6 @@ class StreamMeter:
             self._parser = None
 
     @property
-    def between_events(self) -> bool:
-        """Whether the last event was sent whole."""
-        return not self._tail or self._tail.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
-
-    @property
     def done(self) -> bool:
         # At the start of a line only: inside a token's JSON no line starts.
         return _DONE in b"\n" + self._tail

@@ -4,10 +4,8 @@ Nothing here decides where a request goes, and nothing else touches the bytes.
 """
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
@@ -15,35 +13,21 @@ from aiohttp import web
 from neuron.protocol import sse
 from services.config import GatewaySection
 from services.fleet.client import NodeClient
+from services.gateway.client_request import Call
 from services.gateway.meter import BodyMeter, StreamMeter
 from services.gateway.sending import send
+from services.gateway.wording import Wording
 
-FORWARDED_REQUEST_HEADERS = ("Content-Type", "Accept")
 FORWARDED_RESPONSE_HEADERS = ("Content-Type", "Retry-After")
-LARGE_BODY = 256 * 1024
 NOT_THE_CLIENTS_FAULT = frozenset({401, 403})
 """Clients show the neuron no credentials; the gateway does."""
 ERROR_BODY_LIMIT = 64 * 1024
+ANSWER_LIMIT = 64 * 1024 * 1024
+"""Of a whole answer that is to be worded anew."""
 
 
 class UpstreamError(Exception):
     """The neuron failed; `str` says how, for the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A client's request, read: what is sent on, and the two fields looked at."""
-
-    path: str
-    body: bytes
-    model: str
-    stream: bool
-    headers: Mapping[str, str]
-    """Those sent on, the request's id included."""
-
-    def payload(self) -> bytes | io.BytesIO:
-        """The body as aiohttp likes to send it: a large one piece by piece."""
-        return self.body if len(self.body) <= LARGE_BODY else io.BytesIO(self.body)
 
 
 @asynccontextmanager
@@ -113,10 +97,27 @@ async def error_body(response: aiohttp.ClientResponse) -> bytes:
     Raises:
         UpstreamError: it broke off.
     """
+    return (await _read(response, ERROR_BODY_LIMIT))[:ERROR_BODY_LIMIT]
+
+
+async def answer_body(response: aiohttp.ClientResponse) -> bytes:
+    """The body of a neuron's whole answer.
+
+    Raises:
+        UpstreamError: it broke off, or is larger than any answer.
+    """
+    body = await _read(response, ANSWER_LIMIT)
+    if len(body) > ANSWER_LIMIT:
+        raise UpstreamError(f"its answer has more than {ANSWER_LIMIT} bytes")
+    return body
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """All of the body, or a little more than `limit` bytes of it."""
     body = bytearray()
-    while len(body) < ERROR_BODY_LIMIT and (chunk := await next_chunk(response)):
+    while len(body) <= limit and (chunk := await next_chunk(response)):
         body += chunk
-    return bytes(body[:ERROR_BODY_LIMIT])
+    return bytes(body)
 
 
 def is_stream(response: aiohttp.ClientResponse) -> bool:
@@ -137,19 +138,25 @@ async def pump(
     source: aiohttp.ClientResponse,
     sink: web.StreamResponse,
     meter: StreamMeter | BodyMeter,
+    wording: Wording,
     on_chunk: Callable[[], None],
 ) -> None:
-    """Write `first`, then the source's bytes as they arrive.
+    """Write `first`, then the source's bytes as they arrive, as `wording` words them.
 
     `on_chunk` is called after each piece.
 
     Raises:
-        UpstreamError: the source broke off.
+        UpstreamError: the source broke off, or says what cannot be worded.
         ConnectionResetError: the client is gone, or takes nothing.
     """
     chunk = first
     while chunk:
         meter.feed(chunk)
-        await send(sink, chunk)
+        try:
+            worded = wording.feed(chunk)
+        except ValueError as error:
+            raise UpstreamError(f"not an answer: {error}") from error
+        if worded:
+            await send(sink, worded)
         on_chunk()
         chunk = await next_chunk(source)

@@ -21,7 +21,7 @@ COLD = ModelState.UNLOADED
 async def test_clients_of_a_cold_model_cause_one_load_and_see_comments(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.gateway.inference.COMMENT_S", 0.05)
+    monkeypatch.setattr("services.gateway.replica_search.COMMENT_S", 0.05)
     async with (
         FakeNeuron.with_models("m", state=COLD).serving() as fake,
         gateway_before(home, {"a": fake}) as client,
@@ -67,7 +67,7 @@ async def test_a_client_that_gives_up_does_not_end_the_load(home: Home) -> None:
 async def test_a_failed_load_is_an_event_in_a_stream_that_is_open(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.gateway.inference.COMMENT_S", 0.05)
+    monkeypatch.setattr("services.gateway.replica_search.COMMENT_S", 0.05)
     async with (
         FakeNeuron.with_models("m", state=COLD).serving() as fake,
         gateway_before(home, {"a": fake}) as client,

@@ -52,7 +52,6 @@ def test_usage_and_end_are_found_wherever_the_bytes_are_cut(cuts: list[int]) -> 
     meter = metered(*(STREAM[a:b] for a, b in itertools.pairwise(bounds)))
     assert meter.started
     assert meter.done
-    assert meter.between_events
     assert meter.ending() == (Usage(prompt=7, completion=3, cached=4), None)
 
 
@@ -71,7 +70,6 @@ def test_a_long_stream_keeps_a_short_tail() -> None:
 def test_a_stream_that_is_cut_is_not_done() -> None:
     meter = metered(ROLE, token("a"), token("b")[:-9])
     assert not meter.done
-    assert not meter.between_events
     assert meter.ending() == (None, None)
 
 
