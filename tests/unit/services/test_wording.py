@@ -36,8 +36,6 @@ def numbered(n: int) -> bytes:
 
 STREAM = sse.comment("prefill 1/2") + numbered(1) + numbered(2) + sse.DONE
 FAILURE = sse.encode(b'{"error":{"message":"gone","code":"worker_lost"}}')
-    orjson.dumps({"error": {"message": "gone", "code": "worker_lost"}})
-)
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
