@@ -92,6 +92,9 @@ class Exchange:
         generation = self._choices.generations.get(prepared.index)
         if generation is None:
             return
+        # The first chunk with usage tells what is cached, too.
+        if self.body.continuous_usage and not (generation.started or generation.over):
+            return
         format_ = self._formats.get(prepared.index)
         if format_ is None:
             format_ = self._formats[prepared.index] = self._new_format(prepared)
@@ -103,7 +106,7 @@ class Exchange:
                 yield self._chunk([part])
         if delta.finish_reason is not None:
             self._ended.add(prepared.index)
-            yield self._end(format_.end(delta.finish_reason))
+            yield self._end(format_.end(delta))
 
     def _of_prompt(self, prepared: Prepared) -> dict[str, Any]:
         """What was asked for of the prompt itself."""

@@ -28,8 +28,8 @@ class Format(Protocol):
     def parts(self, delta: Delta) -> list[dict[str, Any]]:
         """Choices with more of the answer, each for a chunk of its own."""
 
-    def end(self, reason: FinishReason) -> dict[str, Any]:
-        """The choice that ends a stream."""
+    def end(self, delta: Delta) -> dict[str, Any]:
+        """The choice that ends a stream, as the last delta says."""
 
     def whole(self, delta: Delta) -> dict[str, Any]:
         """The choice of an answer that is not streamed."""
@@ -121,8 +121,8 @@ class ChatFormat:
             parts.append(self._choice({"tool_calls": _calls(more)}))
         return parts
 
-    def end(self, reason: FinishReason) -> dict[str, Any]:
-        return self._choice({}, reason=reason)
+    def end(self, delta: Delta) -> dict[str, Any]:
+        return self._choice({}, reason=delta.finish_reason) | _stop(delta)
 
     def whole(self, delta: Delta) -> dict[str, Any]:
         only_calls = delta.calls and not delta.text.strip()
@@ -139,6 +139,7 @@ class ChatFormat:
             "message": message,
             "logprobs": self._logprobs(delta.tokens),
             "finish_reason": delta.finish_reason,
+            **_stop(delta),
             **_ids(delta),
         }
 
@@ -174,6 +175,10 @@ class ChatFormat:
             "logprob": max(logprob, _LEAST),
             "bytes": self._words.bytes(token_id),
         }
+
+
+def _stop(delta: Delta) -> dict[str, Any]:
+    return {"stop_reason": delta.stop_reason}
 
 
 def _ids(delta: Delta) -> dict[str, Any]:
@@ -214,11 +219,12 @@ class CompletionFormat:
     def parts(self, delta: Delta) -> list[dict[str, Any]]:
         return [self._choice(delta.text, delta.tokens, None) | _ids(delta)]
 
-    def end(self, reason: FinishReason) -> dict[str, Any]:
-        return self._choice("", [], reason)
+    def end(self, delta: Delta) -> dict[str, Any]:
+        return self._choice("", [], delta.finish_reason) | _stop(delta)
 
     def whole(self, delta: Delta) -> dict[str, Any]:
-        return self._choice(delta.text, delta.tokens, delta.finish_reason) | _ids(delta)
+        choice = self._choice(delta.text, delta.tokens, delta.finish_reason)
+        return choice | _stop(delta) | _ids(delta)
 
     def _choice(
         self, text: str, tokens: list[ScoredToken], reason: FinishReason | None

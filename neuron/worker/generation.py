@@ -54,6 +54,8 @@ class Generation:
         self.request = request
         self.times = times
         self.reply = Reply(shape, tokenizer, request.prompt_ids)
+        self.started = False
+        """The engine has looked for its prompt in the cache."""
         self.cached_tokens = 0
         self.prefilled = 0
         self.finish_reason: FinishReason | None = None
@@ -98,7 +100,8 @@ class Generation:
     def _accept(self, event: EngineEvent) -> None:
         match event:
             case Started():
-                self.cached_tokens = event.cached_tokens
+                self.started, self.cached_tokens = True, event.cached_tokens
+                self._on_news()
             case PrefillProgress():
                 self.prefilled = event.done
             case PromptLogprobs():
@@ -107,7 +110,7 @@ class Generation:
                 self._take(event)
             case Finished():
                 self.reply.finish()
-                self._end(event.reason)
+                self._end("stop" if self.reply.stopped else event.reason)
             case Failed():
                 self.error = event.error
                 self._end(None)

@@ -112,6 +112,7 @@ def _shape(
 ) -> ReplyShape:
     common = ReplyShape(
         stops=body.stop,
+        stop_ids=frozenset(body.stop_token_ids or ()) - _ends(model, body),
         keep_stop=body.include_stop_str_in_output is True,
         min_tokens=body.min_tokens or 0,
         whole=not body.stream,
@@ -150,8 +151,12 @@ def _request(
 
 
 def _stop_ids(model: ServedModel, body: Body) -> frozenset[int]:
-    stop_ids = frozenset(body.stop_token_ids or ())
-    return stop_ids if body.ignore_eos else stop_ids | frozenset(model.info.eos_ids)
+    return frozenset(body.stop_token_ids or ()) | _ends(model, body)
+
+
+def _ends(model: ServedModel, body: Body) -> frozenset[int]:
+    """Tokens with which the model itself ends an answer."""
+    return frozenset() if body.ignore_eos else frozenset(model.info.eos_ids)
 
 
 def _prompt_logprobs(body: Body, limit: int) -> int | None:

@@ -21,6 +21,8 @@ from neuron.text.tokenizer import TextTokenizer
 from neuron.text.tools.spec import ToolSpec
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+StopReason = str | int
+"""The stop string, or the id of the stop token, that ended a reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class ReplyShape:
     """How to read a reply, as the request wants it."""
 
     stops: Sequence[str] = ()
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end it as the request wants; ends of the model's own are none."""
     keep_stop: bool = False
     """The stop string that ended the reply is part of it."""
     min_tokens: int = 0
@@ -83,6 +87,8 @@ class Delta:
     token_ids: list[int] | None = None
     """None where nobody asked for them."""
     finish_reason: FinishReason | None = None
+    stop_reason: StopReason | None = None
+    """None where it ended of itself."""
 
     def __bool__(self) -> bool:
         told = self.text or self.reasoning or self.calls or self.tokens
@@ -101,6 +107,7 @@ class Reply:
         """It is over, whatever more the engine says."""
         self.calls = 0
         """Complete ones."""
+        self._stop_id: int | None = None
         self._shape = shape
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(
@@ -123,6 +130,11 @@ class Reply:
         """Characters of the prompt that are still to come once more."""
         self._decoded = 0
         self._passed = 0
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Which of the request's stops ended it, if one did."""
+        return self._stop_id if self._stops.matched is None else self._stops.matched
 
     @property
     def unparsed_calls(self) -> int:
@@ -150,6 +162,8 @@ class Reply:
         thinking = self._thought.feed(text)
         self.reasoning_tokens += thinking
         if silent:
+            if event.token_id in self._shape.stop_ids:
+                self._stop_id = event.token_id
             return
         if event.logprobs is not None:
             end = self._decoded + len(text)
@@ -217,6 +231,7 @@ class Reply:
         delta = Delta(
             "".join(self._text), "".join(self._reasoning), [*self._calls.values()],
             passed, self._token_ids if self._shape.token_ids else None, finish_reason,
+            self.stop_reason,
         )  # fmt: skip
         self._token_ids = []
         self._text.clear()

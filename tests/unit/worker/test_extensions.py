@@ -1,9 +1,11 @@
 """What vLLM's requests can ask for beyond OpenAI's."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from neuron.engines.base import GenerationRequest
 from tests.unit.worker.conftest import Start
 
 CHAT: dict[str, Any] = {
@@ -150,6 +152,38 @@ async def test_who_begins_the_prompt(start: Start) -> None:
     assert begun == [True, True, True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("asked", "finish", "stop"),
+    [
+        ({"stop": [" six", " four"]}, "stop", " four"),
+        ({"stop_token_ids": [2180]}, "stop", 2180),
+        ({"stop_token_ids": [9, 2]}, "stop", None),
+        ({"stop_token_ids": [2], "ignore_eos": True}, "stop", 2),
+        ({"stop_token_ids": [9], "stop": " six"}, "stop", None),
+        ({"max_tokens": 3, "stop": " five"}, "length", None),
+    ],
+)
+async def test_what_stopped_it_is_told(
+    start: Start, asked: dict[str, Any], finish: str, stop: str | int | None
+) -> None:
+    """As vLLM has it: an end of the model's own, even one asked for, is none."""
+
+    def script(request: GenerationRequest) -> list[int]:
+        # "one two three four five", and the end.
+        return [639, 886, 1694, 2180, 3221, 2][: request.max_new_tokens]
+
+    async with start(script) as worker:
+        _, chat = await worker.chat(**asked)
+        _, text = await worker.complete(**asked)
+        *chats, _ = await worker.stream("/v1/chat/completions", CHAT | asked)
+        *texts, _ = await worker.stream("/v1/completions", TEXT | asked)
+    for answer in (chat, text, chats[-1], texts[-1]):
+        (choice,) = answer["choices"]
+        assert (choice["finish_reason"], choice["stop_reason"]) == (finish, stop)
+    for earlier in (*chats[:-1], *texts[:-1]):
+        assert "stop_reason" not in earlier["choices"][0]
+
+
 async def test_usage_in_every_chunk(start: Start) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     async with start("one two three") as worker:
@@ -158,7 +192,32 @@ async def test_usage_in_every_chunk(start: Start) -> None:
         )
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
     assert counts == sorted(counts)
-    assert counts[0] < counts[-1] == 4
+    assert counts[-1] == 4
+    prompts = [
+        (u["prompt_tokens"], u["prompt_tokens_details"]["cached_tokens"])
+        for u in (chunk["usage"] for chunk in chunks)
+    ]
+    assert set(prompts) == {(len(worker.engine.seen[0].prompt_ids), 1)}
+
+
+async def test_the_first_chunk_waits_for_what_it_tells(start: Start) -> None:
+    """How much of the prompt is cached is known once the engine has looked."""
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    body = CHAT | {"stream": True, "stream_options": usage}
+    async with (
+        start("x", manual=True) as worker,
+        worker.session.post("/v1/chat/completions", json=body) as response,
+        asyncio.timeout(10),
+    ):
+        seen = b""
+        while b": prefill 0/" not in seen:
+            seen += await response.content.readany()
+        assert b"data:" not in seen
+        worker.engine.allow()
+        while b"\n\ndata:" not in seen:
+            seen += await response.content.readany()
+    for told in (b'"role":"assistant"', b'"completion_tokens":0', b'"cached_tokens":1'):
+        assert told in seen
 
 
 @pytest.mark.parametrize(
