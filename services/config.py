@@ -4,7 +4,7 @@ Every key here does something; any other key is an error with file and line.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +17,7 @@ from neuron.protocol.address import Address, Listen
 from neuron.protocol.config_file import ConfigError, ConfigModel
 from neuron.protocol.load_config import LoraSection
 from neuron.protocol.types import LoadOptions
+from services.keys.file import Keys, load_keys
 from services.schema import DEFAULT_METRICS_PORT, DEFAULT_PORT
 
 CORTEX_TOML = "cortex.toml"
@@ -43,7 +44,17 @@ def _endpoint(text: str) -> str:
     return text.rstrip("/")
 
 
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    if text != "*" and (
+        not parts.hostname or text != f"{parts.scheme}://{parts.netloc}"
+    ):
+        raise ValueError('should be an origin, such as "https://chat.example", or "*"')
+    return text
+
+
 Seconds = Annotated[float, Field(gt=0)]
+Price = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
@@ -56,8 +67,11 @@ class GatewaySection(ConfigModel):
         f"127.0.0.1:{DEFAULT_METRICS_PORT}"
     )
     """Where Prometheus finds its metrics; `off` serves none."""
-    auth: Literal["none"] | None = None
-    """`none` says that whoever reaches the port may use it."""
+    auth: Literal["keys", "none"] | None = None
+    """`keys` asks everybody for one, `none` nobody. Default: as soon as there is one in
+    `keys.toml`."""
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    """Origins whose web pages may use models; `*` is any. The admin API is for none."""
     drain_s: Annotated[float, Field(ge=0)] = 30
     """How long requests in flight may go on after a stop was asked for."""
     load_timeout_s: Seconds = 600
@@ -112,6 +126,23 @@ class CortexConfig(ConfigModel):
         return names | {LOCAL_NODE} if self.runs_local_neuron else names
 
 
+class CostSection(ConfigModel):
+    """`cost` of a model, in any currency: what counts against a key's `budget_cost`."""
+
+    input: Price
+    """Price of a million prompt tokens, in any currency."""
+    output: Price
+    """Price of a million tokens of answers."""
+    cached_input: Price | None = None
+    """Price of a million prompt tokens that the prefix cache held. Default: `input`."""
+
+    def of(self, prompt: int, cached: int, completion: int) -> float:
+        """What a request costs; `cached` tokens are part of the `prompt`."""
+        rest = self.input if self.cached_input is None else self.cached_input
+        spent = (prompt - cached) * self.input + cached * rest
+        return (spent + completion * self.output) / 1e6
+
+
 class ModelEntry(LoadOptions):
     """One `[[models]]`: how this model is to be run."""
 
@@ -136,6 +167,7 @@ class ModelEntry(LoadOptions):
     cache_tokens: Annotated[int, Field(ge=1)] | None = None
     """Size of the KV cache. Default: `slots` times `max_seq_len`."""
     loras: tuple[LoraSection, ...] | None = None
+    cost: CostSection | None = None
 
 
 class CatalogueFile(ConfigModel):
@@ -189,11 +221,12 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Both files, checked against each other."""
+    """All files, checked against each other."""
 
     config: CortexConfig
     config_path: Path | None
     catalogue: Catalogue
+    keys: Keys = field(default_factory=Keys)
     explicit_path: Path | None = None
     """The cortex.toml that was asked for, where one was."""
     listen: str | None = None
@@ -201,9 +234,9 @@ class Settings:
 
 
 def load_settings(explicit: Path | None = None, listen: str | None = None) -> Settings:
-    """Read cortex.toml, and the models.toml that goes with it.
+    """Read cortex.toml, and the models.toml and keys.toml that go with it.
 
-    With an `explicit` cortex.toml the catalogue is the one beside it; else each is
+    With an `explicit` cortex.toml the others are those beside it; else each is
     looked up on its own. `listen` overrides `[gateway] listen`.
 
     Raises:
@@ -221,15 +254,16 @@ def load_settings(explicit: Path | None = None, listen: str | None = None) -> Se
             f"{loaded.path}: neurons: the name '{LOCAL_NODE}' belongs to this host's "
             'own neuron; choose another, or set `neuron = "off"` in [local]'
         )
-    _check_exposure(loaded.path, config.gateway)
+    keys = load_keys(explicit)
+    _check_exposure(loaded.path, config.gateway, keys)
     catalogue = _load_catalogue(explicit)
     _check_placement(catalogue, config)
-    return Settings(config, loaded.path, catalogue, explicit, listen)
+    return Settings(config, loaded.path, catalogue, keys, explicit, listen)
 
 
 def needs_restart(old: CortexConfig, new: CortexConfig) -> list[str]:
     """Keys that differ and are read at the start only."""
-    keys = ("listen", "metrics_listen", "auth", "max_body_mb")
+    keys = ("listen", "metrics_listen", "max_body_mb")
     changed = [
         f"gateway.{key}"
         for key in keys
@@ -280,7 +314,7 @@ def _refuse_taken_aliases(path: Path | None, file: CatalogueFile) -> None:
     for index, entry in enumerate(file.models):
         for alias in entry.aliases:
             if alias in taken:
-                where = _where(path, ("models", index, "aliases"))
+                where = config_file.where(path, ("models", index, "aliases"))
                 raise ConfigError(
                     f"{where}: models.{index}.aliases: '{alias}' is {taken[alias]}"
                 )
@@ -293,19 +327,20 @@ def _refuse_duplicates(
     seen: set[str] = set()
     for index, value in enumerate(values):
         if value in seen:
-            where = _where(path, (table, index, key))
+            where = config_file.where(path, (table, index, key))
             raise ConfigError(f"{where}: {table}.{index}.{key}: '{value}' is repeated")
         seen.add(value)
 
 
-def _check_exposure(path: Path | None, gateway: GatewaySection) -> None:
+def _check_exposure(path: Path | None, gateway: GatewaySection, keys: Keys) -> None:
     address = Address.parse(gateway.listen)
-    if address.is_loopback or gateway.auth == "none":
+    if address.is_loopback or gateway.auth is not None or keys.entries:
         return
     raise ConfigError(
-        f"{_where(path, ('gateway', 'listen'))}: gateway.listen: {gateway.listen} can "
-        "be reached from other hosts, and whoever reaches it may use and steer the "
-        'fleet; set `auth = "none"` in [gateway] to accept that'
+        f"{config_file.where(path, ('gateway', 'listen'))}: gateway.listen: "
+        f"{gateway.listen} can be reached from other hosts, and whoever reaches it may "
+        "use and steer the fleet; make a key with `cortex-tui keys add NAME` "
+        f'({keys.path} has none), or accept that with `auth = "none"` in [gateway]'
     )
 
 
@@ -313,16 +348,9 @@ def _check_placement(catalogue: Catalogue, config: CortexConfig) -> None:
     for index, entry in enumerate(catalogue.entries.values()):
         unknown = sorted(set(entry.place_on) - config.node_names)
         if unknown:
-            where = _where(catalogue.path, ("models", index, "place_on"))
+            where = config_file.where(catalogue.path, ("models", index, "place_on"))
             known = ", ".join(sorted(config.node_names)) or "none"
             raise ConfigError(
                 f"{where}: models.{index}.place_on: no neuron is named "
                 f"'{unknown[0]}'; there is: {known}"
             )
-
-
-def _where(path: Path | None, location: tuple[str | int, ...]) -> str:
-    if path is None:
-        return "configuration"
-    line = config_file.line_of(path.read_text(encoding="utf-8"), location)
-    return f"{path}:{line}" if line else str(path)

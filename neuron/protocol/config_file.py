@@ -12,13 +12,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from neuron.protocol import paths
 
 log = logging.getLogger(__name__)
+
+SECRET: Final = "secret"
+"""Type of the pydantic error whose input must not be shown."""
 
 
 class ConfigModel(BaseModel):
@@ -134,14 +137,22 @@ def _explain(
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         reason = "unknown key"
-    elif location and error["type"] != "missing":
+    elif location and error["type"] not in ("missing", SECRET):
         reason += f", got {error['input']!r}"
     variable = overridden.get(tuple(str(part) for part in location))
     if variable:
         return f"environment variable {variable}: {reason}"
+    return ": ".join(filter(None, (_place(path, text, location), key, reason)))
+
+
+def where(path: Path | None, location: tuple[str | int, ...]) -> str:
+    """File and line of the key at `location`, for an error."""
+    return _place(path, _read(path) if path else "", location)
+
+
+def _place(path: Path | None, text: str, location: tuple[str | int, ...]) -> str:
     line = line_of(text, location)
-    where = f"{path}:{line}" if line else f"{path or 'configuration'}"
-    return ": ".join(filter(None, (where, key, reason)))
+    return f"{path}:{line}" if line else f"{path or 'configuration'}"
 
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel
@@ -19,6 +20,7 @@ from pydantic.fields import FieldInfo
 from neuron.config import NeuronConfig
 from neuron.engines.exllamav2.levers import PREFIX, Levers
 from services.config import CatalogueFile, CortexConfig
+from services.keys.file import KeysFile
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -28,6 +30,7 @@ BEGIN, END = "<!-- configuration keys -->", "<!-- end of configuration keys -->"
 FILES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("cortex.toml", CortexConfig),
     ("models.toml", CatalogueFile),
+    ("keys.toml", KeysFile),
     ("neuron.toml", NeuronConfig),
 )
 
@@ -96,6 +99,10 @@ def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
     if _is_section(field.annotation):
         return field.annotation, False
     # Those that may be left out are a union with None.
+    if isinstance(field.annotation, UnionType):
+        for argument in get_args(field.annotation):
+            if _is_section(argument):
+                return argument, False
     for argument in (field.annotation, *get_args(field.annotation)):
         for inner in get_args(argument):
             if _is_section(inner):
