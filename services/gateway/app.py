@@ -28,6 +28,7 @@ def make_app(gateway: Gateway) -> web.Application:
             web.get(routes.V1_MODELS, info.list_models),
             web.get(routes.V1_MODELS + "/{id:.+}", info.one_model),
             *(web.post(path, inference.handle) for path in routes.INFERENCE),
+            web.post("/v1/embeddings", inference.embeddings),
             *admin.routes(),
             web.get(schema.EVENTS, event_stream.events, allow_head=False),
         ]

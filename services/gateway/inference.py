@@ -10,7 +10,9 @@ from neuron.protocol.errors import ApiError, shutting_down
 from services.gateway.client_request import (
     Translate,
     client_name,
+    named_model,
     read_call,
+    read_object,
     request_id,
 )
 from services.gateway.context import GATEWAY
@@ -24,6 +26,22 @@ log = logging.getLogger(__name__)
 async def handle(request: web.Request) -> web.StreamResponse:
     """A request in the neuron's own form."""
     return await serve(request, None)
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """POST /v1/embeddings.
+
+    Raises:
+        ApiError: always: no engine embeds.
+    """
+    asked = named_model(await read_object(request))
+    model = await request.app[GATEWAY].fleet.dispatcher.concrete(asked)
+    raise ApiError(
+        400,
+        f"model '{model}' generates text and cannot embed; no model here can",
+        code="unsupported_model",
+        param="model",
+    )
 
 
 def translated(translate: Translate) -> Handler:

@@ -8,10 +8,14 @@ from aiohttp import web
 from neuron.protocol.errors import model_not_found
 from neuron.protocol.types import ModelState, Version, Wire
 from services.fleet import views
+from services.fleet.state import FleetState
 from services.gateway.context import GATEWAY
 from services.schema import ModelView
 
 OWNER = "cortex"
+
+Entry = dict[str, object]
+"""One model as `/v1/models` has it."""
 
 
 def json_response(value: Wire) -> web.Response:
@@ -35,9 +39,7 @@ async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: whatever some node can serve, loaded or not."""
     fleet = request.app[GATEWAY].fleet
     await fleet.dispatcher.wait_for_first_answers()
-    state = fleet.state
-    created = int(state.started_at)
-    data = [model_entry(view, created) for view in views.servable_models(state)]
+    data = [entry for _, entry in sorted(_entries(fleet.state).items())]
     return _json({"object": "list", "data": data})
 
 
@@ -45,15 +47,34 @@ async def one_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}; the id may contain slashes."""
     fleet = request.app[GATEWAY].fleet
     await fleet.dispatcher.wait_for_first_answers()
-    state = fleet.state
     wanted = request.match_info["id"]
-    models = {view.id: view for view in views.servable_models(state)}
-    if wanted not in models:
-        raise model_not_found(wanted, sorted(models))
-    return _json(model_entry(models[wanted], int(state.started_at)))
+    entries = _entries(fleet.state)
+    # What a request would reach: a pattern's and the default's names, too.
+    entry = entries.get(wanted) or entries.get(fleet.state.catalogue.meant_by(wanted))
+    if entry is None:
+        raise model_not_found(wanted, sorted(entries))
+    return _json(entry if entry["id"] == wanted else _named(entry, wanted))
 
 
-def model_entry(view: ModelView, created: int) -> dict[str, object]:
+def _entries(state: FleetState) -> dict[str, Entry]:
+    """Name → what it stands for: models, and the aliases of those that are served."""
+    created = int(state.started_at)
+    entries = {
+        view.id: model_entry(view, created) for view in views.servable_models(state)
+    }
+    aliases = {
+        alias: _named(entries[model], alias)
+        for alias, model in state.catalogue.aliases.items()
+        if model in entries
+    }
+    return aliases | entries
+
+
+def _named(entry: Entry, alias: str) -> Entry:
+    return {**entry, "id": alias, "alias_of": entry["id"]}
+
+
+def model_entry(view: ModelView, created: int) -> Entry:
     """OpenAI's model object, and what an operator's clients ask for besides.
 
     `max_model_len` is the longest context of a loaded replica, else the model's own.
@@ -76,5 +97,5 @@ def model_entry(view: ModelView, created: int) -> dict[str, object]:
     }
 
 
-def _json(value: dict[str, object]) -> web.Response:
+def _json(value: Entry) -> web.Response:
     return web.Response(body=orjson.dumps(value), content_type="application/json")

@@ -131,6 +131,7 @@ async def gateway_before(
     neurons: dict[str, FakeNeuron | str],
     *,
     models: tuple[ModelEntry, ...] = (),
+    default_model: str | None = None,
     **limits: Any,
 ) -> AsyncIterator[Client]:
     """A gateway whose neurons are at these places; the first poll has happened."""
@@ -148,7 +149,10 @@ async def gateway_before(
         local=LocalSection(neuron="off"),
     )
     catalogue = Catalogue(
-        {m.id: m for m in models}, home.root / "models.toml", found=bool(models)
+        {m.id: m for m in models},
+        home.root / "models.toml",
+        found=bool(models),
+        default_model=default_model,
     )
     fleet = Fleet(Settings(config, None, catalogue))
     gateway = Gateway.before(fleet)

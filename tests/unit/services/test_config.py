@@ -182,6 +182,17 @@ def test_a_wrong_value_is_named_with_its_line(
             4,
             "no neuron is named 'moon'; there is: local",
         ),
+        (
+            "[[models]]\nid = 'a'\naliases = ['b']\n[[models]]\nid = 'b'\n",
+            3,
+            "models.0.aliases: 'b' is the id of another model",
+        ),
+        (
+            "[[models]]\nid = 'a'\naliases = ['x*', 'x*']\n",
+            3,
+            "models.0.aliases: 'x*' is an alias of 'a' already",
+        ),
+        ("default_model = ''\n", 1, "default_model: "),
         ("[[models]]\nid = 'a'\nslots = 0\n", 3, "models.0.slots: "),
         ("[[models]]\nid = 'a'\ndraft_tokens = 0\n", 3, "models.0.draft_tokens: "),
         ("[[models]]\nid = 'a'\nngram = 'often'\n", 3, "models.0.ngram: "),

@@ -1,0 +1,90 @@
+"""Names that clients know models by, and what they get for them."""
+
+import orjson
+
+from services.config import ModelEntry
+from tests.integration.gateway.gateways import gateway_before
+from tests.support.fake_neuron import FakeNeuron
+from tests.support.processes import Home
+
+ENTRIES = (
+    ModelEntry(id="small", aliases=("claude-haiku-*", "gpt-4o-mini", "alone")),
+    ModelEntry(id="large", aliases=("claude-*", "gpt-*")),
+    ModelEntry(id="gone", aliases=("ghost",)),
+)
+
+
+async def test_a_name_reaches_the_model_it_stands_for(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("small", "large", "gpt-oss-20b").serving() as fake,
+        gateway_before(home, {"a": fake}, models=ENTRIES) as client,
+    ):
+        for asked, model in (
+            ("claude-haiku-4-5-20251001", "small"),
+            ("claude-opus-5", "large"),
+            ("gpt-4o-mini", "small"),
+            ("gpt-5", "large"),
+            ("gpt-oss-20b", "gpt-oss-20b"),
+            ("large", "large"),
+        ):
+            async with client.chat(asked) as response:
+                assert response.status == 200
+                assert response.headers["X-Cortex-Model"] == model
+            received = fake.received[-1]
+            assert received.headers["X-Cortex-Model"] == model
+            assert orjson.loads(received.body)["model"] == asked
+
+
+async def test_what_stands_for_nothing_is_refused_by_name(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("small").serving() as fake,
+        gateway_before(home, {"a": fake}, models=ENTRIES) as client,
+    ):
+        for asked, missing in (("llama", "llama"), ("ghost", "gone")):
+            async with client.chat(asked) as response:
+                assert response.status == 404
+                error = (await response.json())["error"]
+            assert error["code"] == "model_not_found"
+            assert f"'{missing}'" in error["message"]
+
+
+async def test_a_default_model_answers_for_every_other_name(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("small", "large").serving() as fake,
+        gateway_before(
+            home, {"a": fake}, models=ENTRIES, default_model="large"
+        ) as client,
+    ):
+        for asked, model in (("whatever", "large"), ("alone", "small")):
+            async with client.chat(asked) as response:
+                assert response.headers["X-Cortex-Model"] == model
+
+
+async def test_aliases_are_listed_beside_the_models_that_are_served(
+    home: Home,
+) -> None:
+    async with (
+        FakeNeuron.with_models("small", "large").serving() as fake,
+        gateway_before(home, {"a": fake}, models=ENTRIES) as client,
+    ):
+        listed = (await client.get("/v1/models"))["data"]
+        assert [(m["id"], m.get("alias_of")) for m in listed] == [
+            ("alone", "small"),
+            ("gpt-4o-mini", "small"),
+            ("large", None),
+            ("small", None),
+        ]
+        one = await client.get("/v1/models/claude-opus-5")
+        assert (one["id"], one["alias_of"]) == ("claude-opus-5", "large")
+        await client.get("/v1/models/llama", 404)
+
+
+async def test_embeddings_are_refused_with_the_models_name(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("small").serving() as fake,
+        gateway_before(home, {"a": fake}, models=ENTRIES) as client,
+    ):
+        refused = await client.post("/v1/embeddings", 400, model="alone", input="x")
+        assert "'small'" in refused["error"]["message"]
+        await client.post("/v1/embeddings", 404, model="llama", input="x")
+        assert not fake.received
