@@ -34,6 +34,8 @@ UNPIN: Final = "/admin/v1/models/unpin"
 """POST ModelAction → Operation."""
 OPERATION: Final = "/admin/v1/operations/{id}"
 """GET → Operation."""
+KEYS: Final = "/admin/v1/keys"
+"""GET → KeyList."""
 
 
 class NodeState(StrEnum):
@@ -242,6 +244,49 @@ class FleetDelta(Wire):
     removed_operations: list[str] = Field(default_factory=list)
     history: list[Sample] = Field(default_factory=list)
     """New samples, oldest first."""
+
+
+class KeyView(Wire):
+    """One key: what it may do, and what it has spent; never the key itself."""
+
+    id: str = ""
+    name: str = ""
+    scope: str = ""
+    models: list[str] = Field(default_factory=list)
+    """Patterns of the models it may use."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    budget_tokens: int | None = None
+    budget_cost: float | None = None
+    window: str = ""
+    """The span of its budget, and of what is said to be spent."""
+    renews_at: float = 0
+    """When the next window begins."""
+    priority: int = 0
+    created_at: float | None = None
+    revoked: bool = False
+    last_used: float | None = None
+    requests: int = 0
+    """That ended in this window, as the tokens."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0
+    """Of the models that have one."""
+    last_minute_requests: int = 0
+    last_minute_tokens: int = 0
+
+
+class KeyList(Wire):
+    """GET /admin/v1/keys."""
+
+    path: str = ""
+    """The file that they are in."""
+    required: bool = False
+    """Whether requests without one are refused."""
+    warning: str | None = None
+    """What is wrong with the file, and what to do about it."""
+    keys: list[KeyView] = Field(default_factory=list)
 
 
 class HealthView(Wire):

@@ -58,7 +58,10 @@ def test_a_revoked_key_opens_nothing_and_only_its_holder_is_told() -> None:
 
 def test_the_key_before_the_last_rotation_is_good_for_a_while() -> None:
     until = datetime.fromtimestamp(NOW, UTC)
-    fields = {"previous_hash": secret.hashed(OLD), "previous_until": until}
+    fields: dict[str, Any] = {
+        "previous_hash": secret.hashed(OLD),
+        "previous_until": until,
+    }
     alice = entry(**fields)
     ring = KeyRing([alice])
     assert ring.find([OLD], NOW - 1) is alice
