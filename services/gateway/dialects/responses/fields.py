@@ -1,7 +1,7 @@
 """Reading a request's fields; what is wrong is named by its place."""
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json
@@ -17,20 +17,14 @@ _KINDS = {
 }
 
 
-def refuse(place: str, why: str, code: str = "invalid_request_body") -> NoReturn:
-    """
-    Raises:
-        ApiError: 400, naming the place.
-    """
-    raise ApiError(400, f"{place}: {why}", code=code, param=place)
+def refused(place: str, why: str, code: str = "invalid_request_body") -> ApiError:
+    """400: what is at this place is wrong."""
+    return ApiError(400, f"{place}: {why}", code=code, param=place)
 
 
-def unsupported(place: str, why: str) -> NoReturn:
-    """
-    Raises:
-        ApiError: 400, known but not to be had here.
-    """
-    refuse(place, why, code="unsupported_parameter")
+def unsupported(place: str, why: str) -> ApiError:
+    """400: it is known, but not to be had here."""
+    return refused(place, why, code="unsupported_parameter")
 
 
 def expect(value: object, kind: type[T], place: str) -> T:
@@ -41,7 +35,7 @@ def expect(value: object, kind: type[T], place: str) -> T:
     """
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    refuse(place, f"should be {_KINDS[kind]}")
+    raise refused(place, f"should be {_KINDS[kind]}")
 
 
 def optional(fields: Mapping[str, Any], name: str, kind: type[T], at: str) -> T | None:

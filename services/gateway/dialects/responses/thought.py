@@ -14,9 +14,8 @@ _MARK = "cortex1:"
 
 
 def sealed(thought: str) -> str:
-    """The thought as `encrypted_content`. It hides nothing: the client has it anyway."""
-    # JSON may carry halves of surrogate pairs, which no other encoding takes.
-    raw = thought.encode("utf-8", "surrogatepass")
+    """The thought as `encrypted_content`. It hides nothing, only looks opaque."""
+    raw = thought.encode()
     return _MARK + base64.urlsafe_b64encode(raw).decode("ascii")
 
 
@@ -26,7 +25,7 @@ def unsealed(token: str) -> str | None:
         return None
     try:
         raw = base64.b64decode(token[len(_MARK) :], altchars=b"-_", validate=True)
-        return raw.decode("utf-8", "surrogatepass")
+        return raw.decode()
     except (binascii.Error, ValueError):
         return None
 

@@ -31,7 +31,7 @@ def flat(namespace: str | None, name: str) -> str:
 
 
 def _shortened(joined: str, unique: str) -> str:
-    digest = hashlib.sha256(unique.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256(unique.encode()).hexdigest()
     kept = re.sub(r"[^A-Za-z0-9_-]", "_", joined)[: 64 - 1 - _DIGEST]
     return f"{kept}_{digest[:_DIGEST]}"
 

@@ -1,0 +1,93 @@
+"""The input of a custom tool, out of its function's arguments as they are generated."""
+
+import re
+
+import orjson
+
+from services.gateway.dialects.responses.tools import INPUT
+
+_OPENING = re.compile(r'\s*\{\s*"' + INPUT + r'"\s*:\s*"')
+_PLAIN = re.compile(r'[^"\\]+')
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
+_LETTERS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_SURROGATE = range(0xD800, 0xE000)
+_HIGH = range(0xD800, 0xDC00)
+_LOW = range(0xDC00, 0xE000)
+_UNKNOWN = "\ufffd"
+
+
+class InputReader:
+    """Reads `{"input": "…"}` in pieces, and tells of the text what is certain.
+
+    Arguments that are of another form are told as they are, at the end.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        """What was told so far."""
+        self._arguments = ""
+        self._at = 0
+        """How far the arguments were read; 0: not into the text yet."""
+        self._closed = False
+
+    def feed(self, arguments: str) -> str:
+        """More of the text, which may be none."""
+        self._arguments += arguments
+        if not self._at:
+            opening = _OPENING.match(self._arguments)
+            self._at = opening.end() if opening else 0
+        told = self._decoded() if self._at and not self._closed else ""
+        self.text += told
+        return told
+
+    def finish(self) -> str:
+        """What is left to be told once there are no more arguments."""
+        if self._at:
+            return ""
+        self.text = _input_of(self._arguments)
+        return self.text
+
+    def _decoded(self) -> str:
+        told: list[str] = []
+        while (piece := self._next()) is not None:
+            told.append(piece)
+        return "".join(told)
+
+    def _next(self) -> str | None:
+        """The next piece; None where it is not there yet, or the text is over."""
+        if plain := _PLAIN.match(self._arguments, self._at):
+            self._at = plain.end()
+            return plain[0]
+        if self._arguments.startswith('"', self._at):
+            self._closed = True
+            return None
+        escape = _ESCAPE.match(self._arguments, self._at)
+        if escape is None:
+            return None
+        if letter := escape[2]:
+            self._at = escape.end()
+            return _LETTERS.get(letter, letter)
+        return self._character(int(escape[1], 16), escape.end())
+
+    def _character(self, code: int, end: int) -> str | None:
+        """One given by its number, of which the rarer ones take two escapes."""
+        if code not in _SURROGATE:
+            self._at = end
+            return chr(code)
+        low = _ESCAPE.match(self._arguments, end) if code in _HIGH else None
+        if code in _HIGH and low is None and len(self._arguments) < end + 6:
+            return None
+        if low is None or not low[1] or int(low[1], 16) not in _LOW:
+            self._at = end
+            return _UNKNOWN
+        self._at = low.end()
+        return chr(0x10000 + ((code - 0xD800) << 10) + int(low[1], 16) - 0xDC00)
+
+
+def _input_of(arguments: str) -> str:
+    try:
+        value = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
+    text = value.get(INPUT) if isinstance(value, dict) else None
+    return text if isinstance(text, str) else arguments

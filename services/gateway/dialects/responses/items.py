@@ -1,0 +1,155 @@
+"""Items of a conversation as messages that a neuron knows.
+
+What the assistant did in a row is one message there: its thought, its text, its calls.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from services.gateway.dialects.base import Json
+from services.gateway.dialects.responses import thought
+from services.gateway.dialects.responses.content import content_of
+from services.gateway.dialects.responses.fields import (
+    expect,
+    join,
+    optional,
+    refused,
+    required,
+    unsupported,
+)
+from services.gateway.dialects.responses.tool_names import ToolNames
+from services.gateway.dialects.responses.tools import called_with
+
+_THOUGHT = "reasoning_content"
+_ROLES = ("user", "assistant", "system", "developer")
+
+
+def listed(given: object) -> list[Json]:
+    """`input` as items.
+
+    Raises:
+        ApiError: 400, it is neither a text nor an array of objects.
+    """
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise refused("input", "should be a string or an array of items")
+    return [expect(item, dict, f"input[{i}]") for i, item in enumerate(given)]
+
+
+def kind_of(item: Json, place: str) -> str:
+    """The item's type; messages may leave it out, and references.
+
+    Raises:
+        ApiError: 400, it has none.
+    """
+    if item.get("type") is not None:
+        return required(item, "type", str, place)
+    if "role" in item:
+        return "message"
+    if item.keys() == {"id"}:
+        return "item_reference"
+    raise refused(join(place, "type"), "should say what the item is")
+
+
+def resolved(
+    items: Sequence[Json], known: Mapping[str, Json]
+) -> list[tuple[str, Json]]:
+    """The items with their places, those in place of references that these mean.
+
+    Raises:
+        ApiError: 400, one is referred to that is not known.
+    """
+    found = []
+    for index, item in enumerate(items):
+        place = f"input[{index}]"
+        if kind_of(item, place) == "item_reference":
+            id_ = required(item, "id", str, place)
+            if id_ not in known:
+                raise refused(
+                    f"{place}.id",
+                    f"no item '{id_}' is stored here; send the item itself",
+                    code="item_not_found",
+                )
+            item = known[id_]
+        found.append((place, item))
+    return found
+
+
+@dataclass(slots=True)
+class Conversation:
+    """The messages so far."""
+
+    names: ToolNames
+    messages: list[Json] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _turn: Json | None = None
+    """The assistant's message that may still go on."""
+
+    def add(self, item: Json, place: str) -> None:
+        """
+        Raises:
+            ApiError: 400, it is malformed, or of a kind that is not known here.
+        """
+        match kind_of(item, place):
+            case "message":
+                self._add_message(item, place)
+            case "reasoning":
+                if told := thought.told(item, place, self.warnings):
+                    self._in_turn("content", "tool_calls")
+                    turn = self._assistant()
+                    before = [turn[_THOUGHT]] if _THOUGHT in turn else []
+                    turn[_THOUGHT] = "\n\n".join([*before, told])
+            case "function_call":
+                arguments = required(item, "arguments", str, place)
+                self._add_call(item, place, arguments)
+            case "custom_tool_call":
+                text = required(item, "input", str, place)
+                self._add_call(item, place, called_with(text))
+            case "function_call_output" | "custom_tool_call_output":
+                self._turn = None
+                self.messages.append({
+                    "role": "tool",
+                    "tool_call_id": required(item, "call_id", str, place),
+                    "content": content_of(item, "output", place),
+                })  # fmt: skip
+            case kind:
+                raise unsupported(f"{place}.type", f"'{kind}' items are not taken here")
+
+    def _add_message(self, item: Json, place: str) -> None:
+        role = required(item, "role", str, place)
+        if role not in _ROLES:
+            raise refused(f"{place}.role", f"should be one of {', '.join(_ROLES)}")
+        content = content_of(item, "content", place)
+        if role == "assistant":
+            self._in_turn("content", "tool_calls")
+            self._assistant()["content"] = content
+        else:
+            self._turn = None
+            self.messages.append({"role": role, "content": content})
+
+    def _add_call(self, item: Json, place: str, arguments: str) -> None:
+        name = required(item, "name", str, place)
+        namespace = optional(item, "namespace", str, place)
+        call = {
+            "id": required(item, "call_id", str, place),
+            "type": "function",
+            "function": {
+                "name": self.names.flat(namespace, name),
+                "arguments": arguments,
+            },
+        }
+        turn = self._assistant()
+        turn.setdefault("content", None)
+        turn.setdefault("tool_calls", []).append(call)
+
+    def _in_turn(self, *later: str) -> None:
+        """Begin another message where this one already has what comes later."""
+        if self._turn is not None and any(name in self._turn for name in later):
+            self._turn = None
+
+    def _assistant(self) -> Json:
+        if self._turn is None:
+            self._turn = {"role": "assistant"}
+            self.messages.append(self._turn)
+        return self._turn

@@ -1,0 +1,76 @@
+"""A request to make a response, and one to count its tokens, in the internal form."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from neuron.protocol.errors import ApiError
+from services.gateway.dialects.base import Json, StreamWriter, Translation
+from services.gateway.dialects.responses.assembly import Assembly, Shape
+from services.gateway.dialects.responses.writer import Writer
+
+Keep = Callable[[Json, list[Json]], Awaitable[None]]
+"""Stores a response that ended well, with all the items that led to it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ResponsesTranslation(Translation):
+    """`POST /v1/responses`."""
+
+    shape: Shape
+    context: list[Json] = field(default_factory=list)
+    """All the items that the response answers."""
+    keep: Keep | None = None
+    """None: it is not stored."""
+    _assembly: Assembly | None = None
+
+    def whole(self, answer: Json) -> Json:
+        assembly = self._assembly = Assembly(self.shape)
+        assembly.chunk(_as_chunk(answer))
+        assembly.end()
+        if assembly.response["status"] == "failed":
+            raise _no_answer()
+        return assembly.response
+
+    def writer(self) -> StreamWriter:
+        self._assembly = Assembly(self.shape)
+        return Writer(self._assembly)
+
+    async def settle(self) -> None:
+        if self.keep is not None and self._assembly is not None:
+            await self.keep(self._assembly.response, self.context)
+
+
+@dataclass(slots=True)
+class CountTranslation(Translation):
+    """`POST /v1/responses/input_tokens`."""
+
+    def whole(self, answer: Json) -> Json:
+        count = answer.get("count")
+        if not isinstance(count, int):
+            raise _no_answer()
+        return {"object": "response.input_tokens", "input_tokens": count}
+
+    def writer(self) -> StreamWriter:
+        raise NotImplementedError("a count is not streamed")
+
+
+def _as_chunk(answer: Json) -> Json:
+    """A whole answer as a stream of one chunk would tell it."""
+    choices: Any = answer.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise _no_answer()
+    choice = choices[0]
+    message = choice.get("message") or {}
+    calls = enumerate(message.get("tool_calls") or ())
+    delta = message | {"tool_calls": [{"index": i, **call} for i, call in calls]}
+    return {"choices": [choice | {"delta": delta}], "usage": answer.get("usage")}
+
+
+def _no_answer() -> ApiError:
+    return ApiError(
+        502,
+        "the neuron's answer is none",
+        code="upstream_failed",
+        type="server_error",
+    )
