@@ -1,0 +1,129 @@
+"""The neuron's answers as messages."""
+
+from typing import Any, Final
+
+import orjson
+
+from neuron.protocol.errors import ApiError
+from services.gateway.dialects.anthropic.thoughts import signature
+from services.gateway.dialects.base import Json
+
+_STOP_REASONS: Final = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+}
+
+
+def no_answer(why: str) -> ApiError:
+    return ApiError(
+        502, f"the model's server did not answer as it should: {why}",
+        code="upstream_failed", type="server_error",
+    )  # fmt: skip
+
+
+def as_message(answer: Json, *, hide_thoughts: bool) -> Json:
+    """The message for a whole answer.
+
+    Raises:
+        ApiError: 502, it is none.
+    """
+    try:
+        (choice,) = answer["choices"]
+        blocks = content_blocks(choice["message"], hide_thoughts=hide_thoughts)
+        reason, sequence = stop_of(choice)
+        envelope = message_envelope(answer)
+    except (KeyError, TypeError, ValueError) as error:
+        raise no_answer(f"{type(error).__name__} {error}") from error
+    if reason is None:
+        raise no_answer("it does not say why it ended")
+    return envelope | {
+        "content": blocks, "stop_reason": reason, "stop_sequence": sequence,
+        "usage": usage_of(answer.get("usage")),
+    }  # fmt: skip
+
+
+def message_envelope(answer: Json) -> Json:
+    """What a message says of itself before it says anything; also for a chunk."""
+    id_: str = answer["id"]
+    return {
+        "id": f"msg_{id_.removeprefix('chatcmpl-')}",
+        "type": "message",
+        "role": "assistant",
+        "model": answer["model"],
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+
+
+def content_blocks(message: Json, *, hide_thoughts: bool) -> list[Json]:
+    """What was thought, what was said, what is called."""
+    blocks: list[Json] = []
+    if thought := message.get("reasoning_content"):
+        blocks.append({
+            "type": "thinking",
+            "thinking": "" if hide_thoughts else thought,
+            "signature": signature(thought, carried=hide_thoughts),
+        })  # fmt: skip
+    if text := message.get("content"):
+        blocks.append({"type": "text", "text": text})
+    for call in message.get("tool_calls") or ():
+        function = call["function"]
+        arguments = orjson.loads(function["arguments"] or "{}")
+        if not isinstance(arguments, dict):
+            raise ValueError("a call's arguments are no object")
+        blocks.append(tool_use(call["id"], function["name"]) | {"input": arguments})
+    return blocks
+
+
+def tool_use(id_: str, name: str) -> Json:
+    return {"type": "tool_use", "id": id_, "name": name, "input": {}}
+
+
+def stop_of(choice: Json) -> tuple[str | None, str | None]:
+    """(stop_reason, stop_sequence) of an answer's choice; None where it goes on.
+
+    Raises:
+        ValueError: the neuron has a reason that nobody knows.
+    """
+    reason: Any = choice.get("finish_reason")
+    if reason is None:
+        return None, None
+    if reason not in _STOP_REASONS:
+        raise ValueError(f"it ended for the reason {reason!r}")
+    matched = choice.get("stop_reason")
+    if reason == "stop" and isinstance(matched, str):
+        return "stop_sequence", matched
+    return _STOP_REASONS[reason], None
+
+
+def usage_of(usage: Any) -> Json:
+    """Tokens read from the prefix cache are not among the `input_tokens`."""
+    told = usage if isinstance(usage, dict) else {}
+    cached = _count(told.get("prompt_tokens_details"), "cached_tokens")
+    thinking = _count(told.get("completion_tokens_details"), "reasoning_tokens")
+    return {
+        "input_tokens": _count(told, "prompt_tokens") - cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": _count(told, "completion_tokens"),
+        "output_tokens_details": {"thinking_tokens": thinking},
+    }
+
+
+def _count(told: Any, name: str) -> int:
+    value = told.get(name) if isinstance(told, dict) else None
+    return value if isinstance(value, int) else 0
+
+
+def input_tokens(answer: Json) -> int:
+    """What a request was counted to.
+
+    Raises:
+        ApiError: 502, the answer has no count.
+    """
+    count = answer.get("count")
+    if not isinstance(count, int):
+        raise no_answer("it has no count")
+    return count

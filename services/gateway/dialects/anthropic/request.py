@@ -1,0 +1,137 @@
+"""POST /v1/messages and /v1/messages/count_tokens as requests of the neuron."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from neuron.protocol import routes
+from services.gateway.dialects.anthropic.answer import as_message, input_tokens
+from services.gateway.dialects.anthropic.fields import Fields, invalid, unsupported
+from services.gateway.dialects.anthropic.ignored import ignored, refuse_foreign
+from services.gateway.dialects.anthropic.messages import conversation
+from services.gateway.dialects.anthropic.stream import MessageWriter
+from services.gateway.dialects.anthropic.tools import tool_fields
+from services.gateway.dialects.base import Json, StreamWriter, Translation
+
+_EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
+_USAGE_ALL_ALONG: Final = {"include_usage": True, "continuous_usage_stats": True}
+
+
+@dataclass(slots=True)
+class Message(Translation):
+    """A message to be answered."""
+
+    hide_thoughts: bool = False
+    """Thinking blocks come empty; what was thought is in their signatures."""
+
+    def whole(self, answer: Json) -> Json:
+        return as_message(answer, hide_thoughts=self.hide_thoughts)
+
+    def writer(self) -> StreamWriter:
+        return MessageWriter(hide_thoughts=self.hide_thoughts)
+
+
+@dataclass(slots=True)
+class Count(Translation):
+    """A message to be counted."""
+
+    def whole(self, answer: Json) -> Json:
+        return {"input_tokens": input_tokens(answer)}
+
+    def writer(self) -> StreamWriter:
+        raise AssertionError("a count is never streamed")
+
+
+def translate_messages(body: Json) -> Message:
+    """
+    Raises:
+        ApiError: 400, the request is malformed, or asks for what there is not.
+    """
+    fields = Fields(body)
+    chat = _chat(fields)
+    if fields.need("max_tokens", int) < 1:
+        raise unsupported("max_tokens", "must be 1 or more")
+    chat |= _sampling(fields)
+    if fields.may("stream", bool):
+        chat |= {"stream": True, "stream_options": dict(_USAGE_ALL_ALONG)}
+    return Message(
+        routes.V1_CHAT_COMPLETIONS, chat, ignored(fields), _hides_thoughts(fields)
+    )
+
+
+def translate_count(body: Json) -> Count:
+    """The very prompt that `translate_messages` makes of the same body.
+
+    Raises:
+        ApiError: 400, as `translate_messages`.
+    """
+    fields = Fields(body)
+    chat = _chat(fields) | {"return_tokens": False}
+    return Count(routes.V1_TOKENIZE, chat, ignored(fields))
+
+
+def _chat(fields: Fields) -> Json:
+    """All that the prompt and the shape of the answer depend on."""
+    refuse_foreign(fields)
+    chat: Json = {"model": fields.need("model", str), "messages": conversation(fields)}
+    if chat["messages"][-1]["role"] == "assistant":
+        chat["continue_final_message"] = True
+    return chat | tool_fields(fields) | _thinking(fields) | _output(fields)
+
+
+def _sampling(fields: Fields) -> Json:
+    chat: Json = {"max_tokens": fields.need("max_tokens", int)}
+    numbers: tuple[tuple[str, type[int] | type[float]], ...] = (
+        ("temperature", float), ("top_p", float), ("top_k", int),
+    )  # fmt: skip
+    for name, kind in numbers:
+        if (value := fields.may(name, kind)) is not None:
+            chat[name] = value
+    if stops := fields.texts("stop_sequences"):
+        chat["stop"] = stops
+    metadata = fields.inner("metadata")
+    if metadata and (user := metadata.may("user_id", str)):
+        chat["user"] = user
+    return chat
+
+
+def _thinking(fields: Fields) -> Json:
+    """Without the field nobody wants to wait for a thought."""
+    thinking = fields.inner("thinking")
+    if thinking is None:
+        return {"enable_thinking": False}
+    match thinking.kind:
+        case "enabled":
+            budget = thinking.need("budget_tokens", int)
+            return {"enable_thinking": True, "thinking_token_budget": budget}
+        case "adaptive":
+            return {"enable_thinking": True}
+        case "disabled" | "between_tools":
+            return {"enable_thinking": False}
+        case _:
+            place = thinking.at("type")
+            raise invalid(place, "must be 'enabled', 'adaptive' or 'disabled'")
+
+
+def _hides_thoughts(fields: Fields) -> bool:
+    thinking = fields.inner("thinking")
+    return thinking is not None and thinking.may("display", str) == "omitted"
+
+
+def _output(fields: Fields) -> Json:
+    """`output_config`, and `output_format` as it was called before."""
+    chat: Json = {}
+    config = fields.inner("output_config") or Fields({}, "output_config")
+    if (effort := config.may("effort", str)) is not None:
+        if effort not in _EFFORTS:
+            raise invalid(config.at("effort"), f"must be one of {', '.join(_EFFORTS)}")
+        chat["reasoning_effort"] = effort
+    if format_ := config.inner("format") or fields.inner("output_format"):
+        chat["response_format"] = _format(format_)
+    return chat
+
+
+def _format(format_: Fields) -> Any:
+    if format_.kind != "json_schema":
+        raise invalid(format_.at("type"), "must be 'json_schema'")
+    schema: Json = format_.need("schema", dict)
+    return {"type": "json_schema", "json_schema": {"name": "output", "schema": schema}}
