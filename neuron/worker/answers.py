@@ -134,7 +134,7 @@ class TokenizeAnswer(TypedDict):
 
     count: int
     max_model_len: int
-    tokens: list[int]
+    tokens: NotRequired[list[int]]
     token_strs: NotRequired[list[str]]
 
 

@@ -50,9 +50,19 @@ class ServedModel:
     images: ImageReader | None = None
     """None where the model takes no images."""
 
-    def render(
+    def chat(
         self, body: ChatBody, tools: Toolset, *, to_fit: bool = False
     ) -> PromptText:
+        """The prompt that a request for a chat is charged for.
+
+        Raises:
+            ApiError: as `_render`, or the request asks for what images cannot have.
+        """
+        prompt = self._render(body, tools, to_fit=to_fit)
+        _refuse_beside_images(body, prompt)
+        return self._truncated(prompt, body)
+
+    def _render(self, body: ChatBody, tools: Toolset, *, to_fit: bool) -> PromptText:
         """A conversation, up to where the answer begins. Slow for long ones.
 
         Raises:
@@ -142,21 +152,18 @@ class ServedModel:
         """All prompts of a request, each of a length that leaves room for an answer.
 
         Raises:
-            ApiError: as `render` and `encode`, or one is empty or too long.
+            ApiError: as `chat` and `encode`, or one is empty or too long.
         """
         to_fit = body.truncate_prompt_tokens is None
         if isinstance(body, ChatBody):
-            prompts, param = [self.render(body, tools, to_fit=to_fit)], "messages"
-            _refuse_beside_images(body, prompts[0])
+            prompts, param = [self.chat(body, tools, to_fit=to_fit)], "messages"
         else:
             add_bos = body.add_special_tokens is not False
             prompts = [
-                self.encode(each, add_bos=add_bos, to_fit=to_fit)
+                self._truncated(self.encode(each, add_bos=add_bos, to_fit=to_fit), body)
                 for each in body.prompts
             ]
             param = "prompt"
-        if not to_fit:
-            prompts = [self._truncated(prompt, body) for prompt in prompts]
         for prompt in prompts:
             self._check_length(len(prompt.ids), param)
         return [self._with_images(prompt) for prompt in prompts]
@@ -179,7 +186,8 @@ class ServedModel:
         Raises:
             ApiError: 400, that is more than ever fits.
         """
-        most = body.truncate_prompt_tokens or -1
+        if (most := body.truncate_prompt_tokens) is None:
+            return prompt
         if most == -1:
             answer = 1 if body.output_limit is None else body.output_limit
             most = max(self.max_seq_len - max(answer, 1), 1)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -67,15 +67,17 @@ class WorkerApi:
                     400, "prompt: give either it or messages",
                     code="invalid_request_body", param="prompt",
                 )  # fmt: skip
+            refuse_unsupported(value, chat=True)
             body = await self._validated(request, TokenizeChatBody, value)
         else:
             body = await self._validated(request, TokenizeBody, value)
         ids = await self._in_thread(request, _tokenize, self._model, body)
-        answer = {
+        answer: dict[str, Any] = {
             "count": len(ids),
             "max_model_len": self._model.max_seq_len,
-            "tokens": ids,
         }
+        if body.return_tokens:
+            answer["tokens"] = ids
         if body.return_token_strs:
             answer["token_strs"] = _names(self._model.tokenizer, ids)
         return json_response(answer)
@@ -107,7 +109,7 @@ class WorkerApi:
 
 def _tokenize(model: ServedModel, body: TokenizeBody | TokenizeChatBody) -> list[int]:
     if isinstance(body, TokenizeChatBody):
-        return [*model.render(body, Toolset.of(body)).ids]
+        return [*model.chat(body, Toolset.of(body)).ids]
     return model.tokenizer.encode(body.prompt, add_bos=body.add_special_tokens)
 
 

@@ -266,12 +266,14 @@ class TokenizeBody(_Body):
     model: str
     prompt: str
     add_special_tokens: bool = True
+    return_tokens: bool = True
     return_token_strs: bool = False
 
 
 class TokenizeChatBody(ChatBody):
-    """POST /v1/tokenize with a whole chat request."""
+    """POST /v1/tokenize with a whole chat request: what that would be charged."""
 
+    return_tokens: bool = True
     return_token_strs: bool = False
 
 
