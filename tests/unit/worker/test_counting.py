@@ -19,7 +19,8 @@ TEMPLATE = """\
 {%- if part.type == 'image' %}{% if message.role == 'user' %}[PICTURE]{% endif %}
 {%- else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}
 {%- for call in message.tool_calls or () %}<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+{"name": "{{ call.function.name }}", "arguments":
+{{ call.function.arguments | tojson }}}
 </tool_call>{% endfor %}]
 {%- endfor %}
 {%- if add_generation_prompt %}[assistant:
