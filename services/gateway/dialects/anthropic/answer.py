@@ -13,6 +13,8 @@ _STOP_REASONS: Final = {
     "length": "max_tokens",
     "tool_calls": "tool_use",
 }
+MALFORMED: Final = (KeyError, TypeError, AttributeError, ValueError)
+"""What reading something that is no answer raises."""
 
 
 def no_answer(why: str) -> ApiError:
@@ -33,7 +35,7 @@ def as_message(answer: Json, *, hide_thoughts: bool) -> Json:
         blocks = content_blocks(choice["message"], hide_thoughts=hide_thoughts)
         reason, sequence = stop_of(choice)
         envelope = message_envelope(answer)
-    except (KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise no_answer(f"{type(error).__name__} {error}") from error
     if reason is None:
         raise no_answer("it does not say why it ended")

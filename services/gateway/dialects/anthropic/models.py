@@ -20,11 +20,15 @@ def model_entry(view: ModelView, created: int) -> Json:
         "type": "model",
         "id": view.id,
         "display_name": view.id,
-        "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
+        "created_at": _rfc3339(created),
         "lifecycle": "active",
         "max_input_tokens": longest,
         "max_tokens": longest,
     }
+
+
+def _rfc3339(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def models_page(

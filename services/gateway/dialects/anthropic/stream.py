@@ -5,6 +5,7 @@ from typing import Any
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.answer import (
+    MALFORMED,
     message_envelope,
     no_answer,
     stop_of,
@@ -36,7 +37,7 @@ class MessageWriter:
         """
         try:
             return self._begin(chunk) + self._more(chunk)
-        except (KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise ValueError(f"{type(error).__name__} {error}") from error
 
     def _begin(self, chunk: Json) -> bytes:
