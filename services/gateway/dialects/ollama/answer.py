@@ -1,0 +1,110 @@
+"""What is said in answer to one request."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import orjson
+
+from neuron.protocol.errors import ApiError
+from services.gateway.dialects.base import Json, StreamWriter, Translation
+from services.gateway.dialects.ollama.calls import Calls, whole_calls
+from services.gateway.dialects.ollama.dialect import Ollama
+from services.gateway.dialects.ollama.lines import Said, as_message, ending, line
+
+
+async def _nothing() -> None:
+    pass
+
+
+@dataclass(slots=True, kw_only=True)
+class OllamaTranslation(Translation):
+    """A request of /api/chat or /api/generate."""
+
+    asked: str
+    """The client's word for the model."""
+    word: Callable[[Said], Json] = as_message
+    keep_alive: float | None = None
+    """Seconds that the model should stay loaded without a request."""
+    when_done: Callable[[], Awaitable[None]] = _nothing
+    """What `settle` does."""
+    started: float = field(default_factory=time.monotonic)
+
+    def whole(self, answer: Json) -> Json:
+        try:
+            choice = answer["choices"][0]
+            reason = str(choice["finish_reason"])
+            calls = (choice.get("message") or {}).get("tool_calls") or []
+        except (KeyError, IndexError, TypeError) as error:
+            raise _no_answer("the neuron's answer has no choice") from error
+        said = Said.of(choice)
+        for call in whole_calls(calls):
+            said.text += call.text
+            said.calls += call.calls
+        return self.last(said, reason, answer)
+
+    def writer(self) -> StreamWriter:
+        return _Writer(self)
+
+    async def settle(self) -> None:
+        await self.when_done()
+
+    def last(self, said: Said, reason: str, told: Json) -> Json:
+        """The object that ends the answer."""
+        taken = time.monotonic() - self.started
+        end = ending(reason, told.get("usage"), told.get("timings"), taken)
+        return line(self.asked, self.word(said), end)
+
+
+class _Writer:
+    """NDJSON, which has no comments: before the first object there is nothing."""
+
+    def __init__(self, translation: OllamaTranslation) -> None:
+        self._translation = translation
+        self._calls = Calls()
+        self._reason: str | None = None
+        self._told: Json = {}
+
+    def comment(self, text: str) -> bytes:
+        return b""
+
+    def chunk(self, chunk: Json) -> bytes:
+        self._told |= {
+            name: chunk[name] for name in ("usage", "timings") if chunk.get(name)
+        }
+        lines: list[bytes] = []
+        for choice in chunk.get("choices") or []:
+            lines += [self._line(said) for said in self._said(choice)]
+        return b"".join(lines)
+
+    def _said(self, choice: Json) -> list[Said]:
+        said = Said.of(choice)
+        # A call is complete with whatever comes after it.
+        parts = self._calls.flush() if said else []
+        if said:
+            parts.append(said)
+        parts += self._calls.feed((choice.get("delta") or {}).get("tool_calls") or [])
+        if (reason := choice.get("finish_reason")) is not None:
+            self._reason = reason
+            parts += self._calls.flush()
+        return parts
+
+    def end(self) -> bytes:
+        if self._reason is None:
+            return self.fail(_no_answer("the neuron's answer ended without a reason"))
+        return _encoded(self._translation.last(Said(), self._reason, self._told))
+
+    def fail(self, error: ApiError) -> bytes:
+        return _encoded(Ollama().error(error, ""))
+
+    def _line(self, said: Said) -> bytes:
+        translation = self._translation
+        return _encoded(line(translation.asked, translation.word(said)))
+
+
+def _encoded(value: Json) -> bytes:
+    return orjson.dumps(value) + b"\n"
+
+
+def _no_answer(message: str) -> ApiError:
+    return ApiError(502, message, code="upstream_failed", type="server_error")
