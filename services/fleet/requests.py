@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from services.fleet.journal import ChangeSignal
+from services.keys.file import KeySection
 from services.schema import RequestPhase, RequestView
 
 REMEMBERED_TTFTS = 50
@@ -26,6 +27,8 @@ class InFlight:
     node: str | None = None
     phase: RequestPhase = RequestPhase.WAITING
     first_token: float | None = None
+    key: KeySection | None = None
+    """Whose it is, where that was shown."""
     tokens: int = 0
     """Stream events so far; one carries one token, or a few."""
 

@@ -10,6 +10,7 @@ from services import schema
 from services.gateway.client_request import read_body
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.info import json_response
+from services.keys.views import key_list
 from services.schema import ModelAction, Operation
 
 MAX_BY = 200
@@ -26,6 +27,7 @@ def routes() -> list[web.RouteDef]:
         web.post(schema.PIN, _action(lambda g, a: g.fleet.pins.set(a, True))),
         web.post(schema.UNPIN, _action(lambda g, a: g.fleet.pins.set(a, False))),
         web.get(schema.OPERATION, operation),
+        web.get(schema.KEYS, keys),
     ]
 
 
@@ -41,6 +43,13 @@ async def operation(request: web.Request) -> web.Response:
             404, f"there is no operation '{id_}'", code="operation_not_found"
         )
     return json_response(found)
+
+
+async def keys(request: web.Request) -> web.Response:
+    gateway = request.app[GATEWAY]
+    keeper = gateway.keys
+    required = keeper.required(gateway.limits.auth)
+    return json_response(key_list(keeper.keys, keeper.limits, required=required))
 
 
 def _action(act: Act) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -1,6 +1,7 @@
 """What every handler of the gateway's application shares."""
 
 import asyncio
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import Self
@@ -11,7 +12,10 @@ from neuron.protocol.version import build_version
 from services.config import GatewaySection
 from services.fleet.fleet import Fleet
 from services.gateway.metrics import Metrics
+from services.keys.keeper import KeyKeeper, Level
 from services.schema import FleetSnapshot, GatewayView
+
+log = logging.getLogger(__name__)
 
 VERSION = build_version()
 """Asked for at import, because the answer comes from the disk."""
@@ -23,6 +27,7 @@ class Gateway:
 
     fleet: Fleet
     metrics: Metrics
+    keys: KeyKeeper
     url: str = ""
     metrics_url: str | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -35,7 +40,12 @@ class Gateway:
         """A gateway before this fleet, with metrics that count its operations."""
         metrics = Metrics(fleet.state)
         fleet.operations.on_ended = metrics.operation_ended
-        return cls(fleet, metrics)
+
+        def tell(level: Level, text: str) -> None:
+            log.log(logging.getLevelNamesMapping()[level.upper()], "%s", text)
+            fleet.state.events.add(level, "keys", text)
+
+        return cls(fleet, metrics, KeyKeeper(fleet.settings.keys, tell))
 
     @property
     def limits(self) -> GatewaySection:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from services.fleet.requests import InFlight
 from services.gateway.context import Gateway
 from services.gateway.meter import Usage
+from services.keys.ledger import Spent
 
 log = logging.getLogger("cortex.requests")
 
@@ -50,6 +51,7 @@ def record(gateway: Gateway, request: InFlight, ending: Ending) -> None:
         ending.usage,
         tok_s,
     )
+    _book(gateway, request, ending)
     if ending.outcome in (UPSTREAM_LOST, UPSTREAM_ERROR):
         gateway.fleet.state.events.add(
             "warning",
@@ -60,10 +62,11 @@ def record(gateway: Gateway, request: InFlight, ending: Ending) -> None:
         )
     log.log(
         logging.WARNING if ending.failed else logging.INFO,
-        "request id=%s client=%s model=%s node=%s route=%s status=%d outcome=%s "
+        "request id=%s client=%s key=%s model=%s node=%s route=%s status=%d outcome=%s "
         "duration=%.3f ttft=%s prompt=%s completion=%s cached=%s tok_s=%s",
         request.id,
         request.client.replace(" ", "_"),
+        request.key.name.replace(" ", "_") if request.key else "-",
         request.model,
         request.node or "-",
         request.route,
@@ -76,6 +79,25 @@ def record(gateway: Gateway, request: InFlight, ending: Ending) -> None:
         ending.usage.cached if ending.usage else "-",
         _number(tok_s, 1),
     )
+
+
+def _book(gateway: Gateway, request: InFlight, ending: Ending) -> None:
+    """Charge the key, if there is one: by the answer's usage, or where that never came
+    by what was seen of it."""
+    if request.key is None:
+        return
+    usage = ending.usage or Usage(completion=request.tokens)
+    price = gateway.fleet.state.entry(request.model).cost
+    spent = Spent(
+        requests=1,
+        prompt=usage.prompt,
+        cached=usage.cached,
+        completion=usage.completion,
+        cost=price.of(usage.prompt, usage.cached, usage.completion) if price else 0.0,
+        last_used=time.time(),
+    )
+    gateway.keys.limits.end(request.key, spent)
+    gateway.metrics.key_request_ended(request.key.name, ending.status, spent)
 
 
 def _decode_rate(request: InFlight, tokens: int, now: float) -> float | None:

@@ -21,12 +21,13 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what looks like a browser's; the UNIX socket needs no guard."""
-    if request.path.startswith(ADMIN_PREFIX) and not _over_unix_socket(request):
+    if request.path.startswith(ADMIN_PREFIX) and not over_unix_socket(request):
         _check(request)
     return await handler(request)
 
 
-def _over_unix_socket(request: web.Request) -> bool:
+def over_unix_socket(request: web.Request) -> bool:
+    """Whether it came by the socket, which is private to the user."""
     transport = request.transport
     sock = transport.get_extra_info("socket") if transport else None
     return sock is not None and sock.family == socket.AF_UNIX

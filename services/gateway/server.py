@@ -18,6 +18,7 @@ from services.config import Settings, load_settings
 from services.fleet.fleet import Fleet
 from services.gateway.context import Gateway
 from services.gateway.listeners import StartError, listening, only_one
+from services.keys.store import SPEND_FILE
 
 log = logging.getLogger("cortex.gateway")
 
@@ -62,6 +63,8 @@ class _Server:
         runtime = paths.runtime_dir()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(fleet.session.close)
+            database = paths.state_dir() / SPEND_FILE
+            await stack.enter_async_context(gateway.keys.running(database))
             # First the ports: without them no neuron should be started.
             await stack.enter_async_context(listening(gateway, runtime / SOCKET))
             signals = stack.enter_context(_Signals(gateway))
@@ -114,6 +117,9 @@ def _say_hello(gateway: Gateway) -> None:
     settings = gateway.fleet.settings
     log.info("listening on %s, metrics on %s", gateway.url, gateway.metrics_url)
     log.info("configuration: %s", settings.config_path or "none, defaults apply")
+    required = gateway.keys.required(gateway.limits.auth)
+    asked = "everybody is asked for one" if required else "nobody is asked for one"
+    log.info("keys: %s, %d; %s", settings.keys.path, len(settings.keys.entries), asked)
     if settings.catalogue.found:
         count = len(settings.catalogue.entries)
         log.info("catalogue: %s, %d models", settings.catalogue.path, count)
@@ -169,5 +175,6 @@ async def _reload(gateway: Gateway) -> None:
             "error", "config", f"the configuration was not read again: {error}"
         )
         return
+    gateway.keys.take(gateway.fleet.settings.keys)
     for key in restart:
         log.warning("%s takes effect after a restart only", key)

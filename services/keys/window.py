@@ -2,6 +2,7 @@
 exact."""
 
 import re
+import time
 from typing import Final
 
 HOUR_S: Final = 3600
@@ -23,9 +24,13 @@ def hours(text: str) -> int:
     return length
 
 
-def hour_of(time: float) -> int:
-    """The hour, counted from the epoch."""
-    return int(time // HOUR_S)
+def hour_of(moment: float) -> int:
+    """The hour of epoch seconds, counted from the epoch, too."""
+    return int(moment // HOUR_S)
+
+
+def hour_now() -> int:
+    return hour_of(time.time())
 
 
 def began(now: float, length: int, first: float) -> int:

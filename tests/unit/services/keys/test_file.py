@@ -11,7 +11,7 @@ from services.keys import secret
 from services.keys.file import KeySection, load_keys, read_keys
 from services.keys.window import HOUR_S
 
-SECRET = secret.new_secret("alice234")
+SECRET = "ck-alice234-" + "5e" * 24
 ENTRY = f"""\
 [[keys]]
 id = "alice234"

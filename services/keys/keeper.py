@@ -1,0 +1,167 @@
+"""The keys in force, and what they have spent: read from one file, kept in another."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+from neuron.protocol.config_file import ConfigError
+from services.keys.file import Keys, read_keys
+from services.keys.ledger import Entry
+from services.keys.limits import Limits
+from services.keys.ring import KeyRing
+from services.keys.store import SpendStore, StoreError
+from services.keys.window import hour_now
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+"""How soon a change of keys.toml is in force."""
+SAVE_S: Final = 1.0
+"""What a crash may cost."""
+
+Level = Literal["info", "warning", "error"]
+_Stamp = tuple[int, int, int] | None
+_T = TypeVar("_T")
+
+
+class KeyKeeper:
+    """Without `running`, keys are never read again, and what they spent is not kept."""
+
+    def __init__(self, keys: Keys, tell: Callable[[Level, str], None]) -> None:
+        self.limits = Limits()
+        self.keys = keys
+        self.ring = KeyRing(keys.entries)
+        self._tell = tell
+        self._locked = bool(keys.entries)
+        self._stamp: _Stamp = (0, 0, 0)
+        self._saving_fails = False
+        if keys.warning:
+            self._tell("warning", keys.warning)
+
+    def required(self, auth: Literal["keys", "none"] | None) -> bool:
+        """Whether whoever has no key is refused, under this `[gateway] auth`.
+
+        Once there was a key, losing the last one does not open the door.
+        """
+        return auth == "keys" or (auth is None and self._locked)
+
+    def take(self, keys: Keys) -> None:
+        """These are in force from now on; of a file that is gone, what it had."""
+        before = self.keys
+        if before.found and not keys.found:
+            self._tell("error", f"{keys.path} is gone; its keys stay in force")
+            return
+        self.keys, self.ring = keys, KeyRing(keys.entries)
+        self._locked = self._locked or bool(keys.entries)
+        if keys.warning and keys.warning != before.warning:
+            self._tell("warning", keys.warning)
+        if keys.entries != before.entries:
+            good = sum(not key.revoked for key in keys.entries)
+            self._tell("info", f"{keys.path} was read again; good keys: {good}")
+
+    @asynccontextmanager
+    async def running(self, database: Path) -> AsyncIterator[None]:
+        """Follow the file, and keep what is spent in `database`."""
+        stop = asyncio.Event()
+        thread = _Thread()
+        store = await self._open(thread, database)
+        tasks = [asyncio.create_task(_again("keys.toml", LOOK_S, self._look, stop))]
+        if store is not None:
+            opened = store
+
+            async def save() -> None:
+                await self._save(thread, opened)
+
+            tasks.append(asyncio.create_task(_again("spending", SAVE_S, save, stop)))
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+            if store is not None:
+                await self._save(thread, store)
+                await thread.run(store.close)
+            thread.end()
+
+    async def _open(self, thread: "_Thread", database: Path) -> SpendStore | None:
+        def open_and_load() -> tuple[SpendStore, Iterable[Entry]]:
+            store = SpendStore(database)
+            try:
+                return store, store.load(hour_now())
+            except StoreError:
+                store.close()
+                raise
+
+        try:
+            store, entries = await thread.run(open_and_load)
+        except StoreError as error:
+            self._tell("error", f"what keys spend is not kept over restarts: {error}")
+            return None
+        self.limits.ledger.restore(entries)
+        return store
+
+    async def _save(self, thread: "_Thread", store: SpendStore) -> None:
+        entries = self.limits.ledger.take_unsaved()
+        if not entries:
+            return
+        try:
+            await thread.run(lambda: store.add(entries))
+        except StoreError as error:
+            self.limits.ledger.put_back(entries)
+            if not self._saving_fails:
+                self._tell("error", f"what keys spend cannot be saved: {error}")
+            self._saving_fails = True
+        else:
+            self._saving_fails = False
+
+    async def _look(self) -> None:
+        """Read the file again where it has changed."""
+        stamp = await asyncio.to_thread(_stamp_of, self.keys.path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self.take(await asyncio.to_thread(read_keys, self.keys.path))
+        except ConfigError as error:
+            self._tell("error", f"not taken, the old keys stay in force: {error}")
+
+
+class _Thread:
+    """One thread of its own, for what belongs to one."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="spending")
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def end(self) -> None:
+        self._executor.shutdown(wait=False)
+
+
+async def _again(
+    what: str, every_s: float, work: Callable[[], Awaitable[None]], stop: asyncio.Event
+) -> None:
+    """Do it every so often; a defect must neither end it nor pass unseen."""
+    while not stop.is_set():
+        try:
+            await work()
+        except Exception:
+            log.exception("%s: failed; trying again", what)
+        try:
+            async with asyncio.timeout(every_s):
+                await stop.wait()
+        except TimeoutError:
+            continue
+
+
+def _stamp_of(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ctime_ns, found.st_size, found.st_ino
