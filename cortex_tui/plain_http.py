@@ -18,6 +18,10 @@ class Unreachable(Exception):
 class Refused(Exception):
     """The gateway answered with an error; the message is its own."""
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
@@ -45,6 +49,8 @@ def request(
     """
     connection, prefix = _connection(target, timeout)
     headers = {"Content-Type": "application/json"} if body is not None else {}
+    if target.key is not None and target.socket is None:
+        headers["Authorization"] = f"Bearer {target.key}"
     try:
         connection.request(method, prefix + path, body, headers)
         answer = connection.getresponse()
@@ -55,7 +61,7 @@ def request(
     finally:
         connection.close()
     if answer.status >= 400:
-        raise Refused(error_message(answer.status, content))
+        raise Refused(error_message(answer.status, content), answer.status)
     return content
 
 

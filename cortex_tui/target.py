@@ -1,6 +1,6 @@
 """Where the gateway is: a UNIX socket on this host, or a URL."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 DEFAULT_PORT = 31313
@@ -16,6 +16,8 @@ class Target:
 
     url: str
     socket: str | None = None
+    key: str | None = field(default=None, repr=False)
+    """Shown as a bearer token; the socket needs none."""
 
     @property
     def label(self) -> str:
