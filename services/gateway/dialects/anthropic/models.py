@@ -2,57 +2,52 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json
-from services.schema import ModelView
+
+Entry = Mapping[str, Any]
+"""A model as OpenAI's clients see it."""
 
 _DEFAULT_LIMIT: Final = 20
 _MOST: Final = 1000
 
 
-def model_entry(view: ModelView, created: int) -> Json:
-    """One model; `created` in seconds since the epoch."""
-    lengths = [r.max_seq_len for r in view.replicas if r.max_seq_len]
-    longest = max(lengths, default=view.context)
+def model_entry(entry: Entry) -> Json:
+    """One model; all that fits may be prompt, and nearly all of it answer."""
+    created = datetime.fromtimestamp(entry["created"], UTC)
     return {
         "type": "model",
-        "id": view.id,
-        "display_name": view.id,
-        "created_at": _rfc3339(created),
+        "id": entry["id"],
+        "display_name": entry["id"],
+        "created_at": created.isoformat().replace("+00:00", "Z"),
         "lifecycle": "active",
-        "max_input_tokens": longest,
-        "max_tokens": longest,
+        "max_input_tokens": entry["max_model_len"],
+        "max_tokens": entry["max_model_len"],
     }
 
 
-def _rfc3339(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-def models_page(
-    views: Sequence[ModelView], created: int, query: Mapping[str, str]
-) -> Json:
+def models_page(entries: Sequence[Entry], query: Mapping[str, str]) -> Json:
     """Some of the models, as `limit`, `after_id` and `before_id` ask for them.
 
     Raises:
         ApiError: 400, one of these is malformed, or names no model.
     """
     limit = _limit(query.get("limit"))
-    known = {view.id: index for index, view in enumerate(views)}
-    begin, end = 0, len(views)
+    ids = [entry["id"] for entry in entries]
+    begin, end = 0, len(entries)
     if (after := query.get("after_id")) is not None:
-        begin = _place(known, "after_id", after) + 1
+        begin = _place(ids, "after_id", after) + 1
     if (before := query.get("before_id")) is not None:
-        end = _place(known, "before_id", before)
-    found = views[begin:end]
-    shown = found[-limit:] if before is not None else found[:limit]
+        end = _place(ids, "before_id", before)
+    found = entries[begin:end]
+    shown = found[:limit] if before is None else found[-limit:]
     return {
-        "data": [model_entry(view, created) for view in shown],
+        "data": [*map(model_entry, shown)],
         "has_more": len(found) > len(shown),
-        "first_id": shown[0].id if shown else None,
-        "last_id": shown[-1].id if shown else None,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
     }
 
 
@@ -65,10 +60,10 @@ def _limit(given: str | None) -> int:
     raise _refused("limit", f"must be a number from 1 to {_MOST}")
 
 
-def _place(known: Mapping[str, int], name: str, given: str) -> int:
-    if given not in known:
+def _place(ids: Sequence[str], name: str, given: str) -> int:
+    if given not in ids:
         raise _refused(name, "must be the id of a model that this list has")
-    return known[given]
+    return ids.index(given)
 
 
 def _refused(name: str, why: str) -> ApiError:
