@@ -107,12 +107,24 @@ class LocalSection(ConfigModel):
     """Where it is looked for, and where it is made to listen."""
 
 
+class ResponsesSection(ConfigModel):
+    """`[responses]`: what becomes of the answers of `/v1/responses`."""
+
+    store: bool = False
+    """Keep them, so that clients can refer to them: each for the key that asked."""
+    max_age_h: Annotated[float, Field(gt=0)] = 72
+    """Hours after which one is forgotten."""
+    max_mb: Annotated[int, Field(ge=1)] = 256
+    """Space for all, in MiB; beyond it the oldest are forgotten."""
+
+
 class CortexConfig(ConfigModel):
     """cortex.toml."""
 
     gateway: GatewaySection = GatewaySection()
     neurons: tuple[NeuronSection, ...] = ()
     local: LocalSection = LocalSection()
+    responses: ResponsesSection = ResponsesSection()
 
     @property
     def runs_local_neuron(self) -> bool:
@@ -269,6 +281,8 @@ def needs_restart(old: CortexConfig, new: CortexConfig) -> list[str]:
         for key in keys
         if getattr(old.gateway, key) != getattr(new.gateway, key)
     ]
+    if old.responses != new.responses:
+        changed.append("responses")
     locals_ = [(c.local, c.runs_local_neuron) for c in (old, new)]
     return changed if locals_[0] == locals_[1] else [*changed, "local"]
 

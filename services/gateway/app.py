@@ -5,7 +5,7 @@ from aiohttp import web
 
 from neuron.protocol import routes
 from services import schema
-from services.gateway import admin, event_stream, inference, info
+from services.gateway import admin, event_stream, inference, info, responses
 from services.gateway.client_request import REQUEST_ID, request_id
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.errors import envelope
@@ -29,6 +29,7 @@ def make_app(gateway: Gateway) -> web.Application:
             web.get(routes.V1_MODELS + "/{id:.+}", info.one_model),
             *(web.post(path, inference.handle) for path in routes.INFERENCE),
             web.post("/v1/embeddings", inference.embeddings),
+            *responses.routes(),
             *admin.routes(),
             web.get(schema.EVENTS, event_stream.events, allow_head=False),
         ]

@@ -13,6 +13,7 @@ from services.config import GatewaySection
 from services.fleet.fleet import Fleet
 from services.gateway.metrics import Metrics
 from services.keys.keeper import KeyKeeper, Level
+from services.responses.store import ResponsesStore
 from services.schema import FleetSnapshot, GatewayView
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class Gateway:
     keys: KeyKeeper
     url: str = ""
     metrics_url: str | None = None
+    responses: ResponsesStore | None = None
+    """None: none are stored."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once no new request is taken; whoever waits for a load gives up then."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)

@@ -18,6 +18,7 @@ from services.config import Settings, load_settings
 from services.fleet.fleet import Fleet
 from services.gateway.context import Gateway
 from services.gateway.listeners import StartError, listening, only_one
+from services.gateway.responses import opened_store
 from services.keys.store import SPEND_FILE
 
 log = logging.getLogger("cortex.gateway")
@@ -65,6 +66,9 @@ class _Server:
             stack.push_async_callback(fleet.session.close)
             database = paths.state_dir() / SPEND_FILE
             await stack.enter_async_context(gateway.keys.running(database))
+            gateway.responses = await stack.enter_async_context(
+                opened_store(self.settings.config.responses)
+            )
             # First the ports: without them no neuron should be started.
             await stack.enter_async_context(listening(gateway, runtime / SOCKET))
             signals = stack.enter_context(_Signals(gateway))

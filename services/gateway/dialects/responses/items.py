@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.gateway.dialects.base import Json
-from services.gateway.dialects.responses import thought
-from services.gateway.dialects.responses.content import content_of
-from services.gateway.dialects.responses.fields import (
+from services.gateway.dialects.fields import (
     expect,
     join,
     optional,
@@ -17,6 +15,8 @@ from services.gateway.dialects.responses.fields import (
     required,
     unsupported,
 )
+from services.gateway.dialects.responses import thought
+from services.gateway.dialects.responses.content import content_of
 from services.gateway.dialects.responses.tool_names import ToolNames
 from services.gateway.dialects.responses.tools import called_with
 

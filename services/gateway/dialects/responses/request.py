@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.fields import optional, refused, unsupported
 from services.gateway.dialects.responses import settings
 from services.gateway.dialects.responses.assembly import Shape
-from services.gateway.dialects.responses.fields import optional, refused, unsupported
 from services.gateway.dialects.responses.items import (
     Conversation,
     kind_of,

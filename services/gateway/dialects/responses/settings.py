@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from services.gateway.dialects.base import Json
-from services.gateway.dialects.responses.fields import (
+from services.gateway.dialects.fields import (
     expect,
     optional,
     refused,

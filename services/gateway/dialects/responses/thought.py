@@ -8,7 +8,7 @@ import base64
 import binascii
 
 from services.gateway.dialects.base import Json
-from services.gateway.dialects.responses.fields import objects, optional
+from services.gateway.dialects.fields import objects, optional
 
 _MARK = "cortex1:"
 

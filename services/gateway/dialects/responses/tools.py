@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from services.gateway.dialects.base import Json
-from services.gateway.dialects.responses.fields import (
+from services.gateway.dialects.fields import (
     expect,
     join,
     objects,

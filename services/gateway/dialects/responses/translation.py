@@ -7,6 +7,7 @@ from typing import Any
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json, StreamWriter, Translation
 from services.gateway.dialects.responses.assembly import Assembly, Shape
+from services.gateway.dialects.responses.listing import kept
 from services.gateway.dialects.responses.writer import Writer
 
 Keep = Callable[[Json, list[Json]], Awaitable[None]]
@@ -38,7 +39,9 @@ class ResponsesTranslation(Translation):
 
     async def settle(self) -> None:
         if self.keep is not None and self._assembly is not None:
-            await self.keep(self._assembly.response, self.context)
+            response = self._assembly.response
+            unique = response["id"].removeprefix("resp_")
+            await self.keep(response, kept(self.context, unique))
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""Responses that clients may refer to: SQLite in the state folder, where configured."""

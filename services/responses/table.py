@@ -1,0 +1,155 @@
+"""The file of stored responses.
+
+Blocking, and its connection belongs to one thread.
+"""
+
+import sqlite3
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+Json = dict[str, Any]
+
+_BUSY_S: Final = 5.0
+_VERSION: Final = 1
+_SCHEMA: Final = f"""
+CREATE TABLE IF NOT EXISTS responses (
+    id TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    created REAL NOT NULL,
+    size INTEGER NOT NULL,
+    response BLOB NOT NULL,
+    items BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_age ON responses (created);
+CREATE TABLE IF NOT EXISTS outputs (
+    id TEXT PRIMARY KEY,
+    response TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS of_response ON outputs (response);
+PRAGMA user_version = {_VERSION};
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A response, and all the items that it answers."""
+
+    response: Json
+    items: list[Json]
+
+    @property
+    def conversation(self) -> list[Json]:
+        """What a response that follows begins with."""
+        return [*self.items, *self.response["output"]]
+
+
+class ResponsesTable:
+    """Whoever asks for what is somebody else's is told that it is not there."""
+
+    def __init__(self, path: Path, *, max_age_s: float, max_bytes: int) -> None:
+        """
+        Raises:
+            OSError, sqlite3.Error: it cannot be opened.
+        """
+        self._max_age_s = max_age_s
+        self._max_bytes = max_bytes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        self._connection = sqlite3.connect(path, timeout=_BUSY_S)
+        try:
+            self._prepare(path)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self, path: Path) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise sqlite3.DatabaseError(f"{path}: written by a newer version")
+        # A crash of the host may cost the last ones, and no more.
+        for pragma in (
+            "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON",
+            "secure_delete = ON",
+        ):  # fmt: skip
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.executescript(_SCHEMA)
+
+    def put(self, owner: str, stored: Stored, now: float) -> None:
+        """Add it, and forget what is old or has no more room."""
+        id_ = stored.response["id"]
+        response, items = _packed(stored.response), _packed(stored.items)
+        with self._connection:
+            self._connection.execute(
+                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
+                (id_, owner, now, len(response) + len(items), response, items),
+            )
+            self._connection.executemany(
+                "INSERT INTO outputs VALUES (?, ?)",
+                [(item["id"], id_) for item in stored.response["output"]],
+            )
+            self._forget(now)
+
+    def get(self, owner: str, id_: str, now: float) -> Stored | None:
+        row = self._connection.execute(
+            "SELECT response, items FROM responses"
+            " WHERE id = ? AND owner = ? AND created > ?",
+            (id_, owner, now - self._max_age_s),
+        ).fetchone()
+        return None if row is None else Stored(*map(_unpacked, row))
+
+    def outputs(self, owner: str, ids: Iterable[str], now: float) -> dict[str, Json]:
+        """Items of stored responses by their ids, those that are there."""
+        found: dict[str, Json] = {}
+        for id_ in ids:
+            row = self._connection.execute(
+                "SELECT r.response FROM outputs AS o JOIN responses AS r"
+                " ON r.id = o.response"
+                " WHERE o.id = ? AND r.owner = ? AND r.created > ?",
+                (id_, owner, now - self._max_age_s),
+            ).fetchone()
+            if row is not None:
+                output = _unpacked(row[0])["output"]
+                found |= {item["id"]: item for item in output if item["id"] == id_}
+        return found
+
+    def delete(self, owner: str, id_: str, now: float) -> bool:
+        """Whether it was there."""
+        with self._connection:
+            gone = self._connection.execute(
+                "DELETE FROM responses WHERE id = ? AND owner = ? AND created > ?",
+                (id_, owner, now - self._max_age_s),
+            )
+        return gone.rowcount > 0
+
+    def forget(self, now: float) -> None:
+        """Drop what is too old, and the oldest beyond the space there is."""
+        with self._connection:
+            self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        self._connection.execute(
+            "DELETE FROM responses WHERE created <= ?", (now - self._max_age_s,)
+        )
+        # Newest first, what comes after the sum has gone beyond the limit.
+        self._connection.execute(
+            "DELETE FROM responses WHERE id IN (SELECT id FROM (SELECT id,"
+            " sum(size) OVER (ORDER BY created DESC, rowid DESC) AS total"
+            " FROM responses) WHERE total > ?)",
+            (self._max_bytes,),
+        )
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _packed(value: object) -> bytes:
+    return zlib.compress(orjson.dumps(value), 1)
+
+
+def _unpacked(data: bytes) -> Any:
+    return orjson.loads(zlib.decompress(data))
