@@ -5,24 +5,20 @@ the next turn. Any other signature only fills a field that clients insist on.
 """
 
 import base64
-import binascii
 import hashlib
-import zlib
 from typing import Final
 
 from services.gateway.dialects.anthropic.fields import Fields, invalid
 
 _SHOWN: Final = "cortex-shown-"
 _CARRIED: Final = "cortex-carried-"
-_LONGEST: Final = 8 * 1024 * 1024
-"""Bytes of a carried thought."""
 
 
 def signature(thought: str, *, carried: bool) -> str:
     """Of a thinking block; `carried` where the block does not show the thought."""
     raw = thought.encode()
     if carried:
-        return _CARRIED + base64.b64encode(zlib.compress(raw)).decode()
+        return _CARRIED + base64.b64encode(raw).decode()
     return _SHOWN + base64.b64encode(hashlib.sha256(raw).digest()).decode()
 
 
@@ -38,12 +34,7 @@ def thought_of(block: Fields) -> str:
     if shown or not sign.startswith(_CARRIED):
         return shown
     try:
-        packed = base64.b64decode(sign.removeprefix(_CARRIED), validate=True)
-        unpacker = zlib.decompressobj()
-        raw = unpacker.decompress(packed, _LONGEST)
-        if not unpacker.eof:
-            raise ValueError("it is cut off, or too long")
-        return raw.decode()
-    except (binascii.Error, zlib.error, ValueError) as error:
+        return base64.b64decode(sign.removeprefix(_CARRIED), validate=True).decode()
+    except ValueError as error:
         place = block.at("signature")
         raise invalid(place, "is not what was sent with this block") from error

@@ -278,7 +278,7 @@ CALL = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
 DAMAGED = {
     "type": "thinking",
     "thinking": "",
-    "signature": signature("x", carried=True)[:-4],
+    "signature": signature("x", carried=True) + "…",
 }
 
 
@@ -323,9 +323,3 @@ def test_what_is_wrong_with_a_conversation_is_named(
     error = refusal(*messages)
     assert error.param == place
     assert error.message.startswith(f"{place}: ")
-
-
-def test_a_hidden_thought_cannot_unpack_to_more_than_a_thought() -> None:
-    bomb = signature("x" * 9_000_000, carried=True)
-    block = {"type": "thinking", "thinking": "", "signature": bomb}
-    assert refusal(assistant(block)).param == "messages.0.content.0.signature"
