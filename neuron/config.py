@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from neuron.protocol import paths
 from neuron.protocol.address import Address, Listen
+from neuron.protocol.bearer import Token
 from neuron.protocol.config_file import ConfigModel, Loaded, load
 from neuron.protocol.load_config import LoraSection
 from neuron.protocol.routes import DEFAULT_PORT
@@ -52,8 +53,12 @@ class NeuronConfig(ConfigModel):
 
     listen: Listen = f"127.0.0.1:{DEFAULT_PORT}"
     """Where the API is served."""
+    token: Token | None = Field(default=None, repr=False)
+    """Asked of everybody, as a bearer token, on every path but `/health` and
+    `/version`."""
     auth: Literal["none"] | None = None
-    """`"none"` is the consent that listening beyond loopback asks for."""
+    """`"none"` is the consent that listening beyond loopback without a token asks
+    for."""
     models_dirs: list[Path] = Field(
         default_factory=lambda: [paths.data_dir() / "models"]
     )
@@ -70,10 +75,11 @@ class NeuronConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _strangers_need_consent(self) -> Self:
-        if self.auth is None and not self.address.is_loopback:
+        guarded = self.token is not None or self.auth is not None
+        if not guarded and not self.address.is_loopback:
             raise ValueError(
-                f'listen = "{self.listen}" reaches beyond this host and a neuron has no'
-                ' keys: set auth = "none" to allow it'
+                f'listen = "{self.listen}" reaches beyond this host: set a token, which'
+                ' gateways then have to show, or auth = "none" to let anybody in'
             )
         return self
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 
 _REF: Final = "#/components/schemas/{model}"
+_TOKEN: Final = "token"
 _WITH_BODY: Final = (400, 413)
 _RETRIABLE: Final = frozenset({429, 502, 503})
 _HEADERS: Final[Mapping[str, Schema]] = {
@@ -82,6 +83,7 @@ def as_object() -> Schema:
         "paths": paths,
         "components": {
             "schemas": components,
+            "securitySchemes": {_TOKEN: {"type": "http", "scheme": "bearer"}},
             "responses": _refusals(paths),
         },
     }
@@ -113,6 +115,9 @@ def _operation(operation: Operation, schemas: Mapping[_Key, Schema]) -> Schema:
         "parameters": _parameters(operation),
         "responses": _responses(operation, schemas[operation.id, "answer"]),
     }
+    if not operation.open:
+        # Only a neuron that has a token asks for it.
+        described["security"] = [{}, {_TOKEN: []}]
     if operation.body is not None:
         schema = schemas[operation.id, "body"]
         described["requestBody"] = {
@@ -143,6 +148,8 @@ def _responses(operation: Operation, answer: Schema) -> Schema:
         event = {"description": operation.stream, **_EVENT}
         content[SSE] = {"schema": event}
     refusals = {*operation.refusals, *(_WITH_BODY if operation.body else ())}
+    if not operation.open:
+        refusals.add(401)
     if operation.headers:
         refusals.add(400)
     names = [*map(str, sorted(refusals)), "default"]

@@ -35,6 +35,8 @@ class Operation:
     """Statuses of errors, beyond those that any operation can have."""
     headers: tuple[str, ...] = ()
     """Request headers that it looks at."""
+    open: bool = False
+    """Anybody may use it, whatever token the neuron has."""
 
 
 def register(

@@ -46,11 +46,12 @@ OPERATIONS: Final = (
         answer=Discovery, refusals=_STARTING,
     ),
     Operation(
-        "health", "GET", routes.HEALTH, "What this host does now", answer=Health
+        "health", "GET", routes.HEALTH, "What this host does now", answer=Health,
+        open=True,
     ),
     Operation(
         "version", "GET", routes.VERSION, "Build of the running process",
-        answer=Version,
+        answer=Version, open=True,
     ),
     Operation(
         "openapi", "GET", routes.OPENAPI, "This document", answer=dict[str, object]

@@ -18,6 +18,7 @@ from neuron.config import NeuronConfig
 from neuron.daemon.api import NeuronApi
 from neuron.daemon.catalogue import SCAN_INTERVAL_S, Catalogue
 from neuron.daemon.events import EventLog
+from neuron.daemon.guard import token_required
 from neuron.daemon.hardware import Hardware
 from neuron.daemon.manager import ModelManager
 from neuron.daemon.nvml import Nvml
@@ -79,11 +80,11 @@ def _import_nvml() -> Any:
 
 
 @contextlib.contextmanager
-def _announced(url: str, path: Path | None) -> Iterator[None]:
+def _announced(url: str, token: str | None, path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    Announcement.of_this_process(url).write(path)
+    Announcement.of_this_process(url, token=token).write(path)
     try:
         yield
     finally:
@@ -137,7 +138,7 @@ class _Daemon:
                 )
             async with _listening(api, listener, self._config) as url:
                 log.info("listening on %s", url)
-                with _announced(url, announce):
+                with _announced(url, self._config.token, announce):
                     await self._serve(api, manager)
                 self._events.close()
         log.info("stopped")
@@ -205,8 +206,9 @@ class _Daemon:
 async def _listening(
     api: NeuronApi, listener: socket.socket, config: NeuronConfig
 ) -> AsyncIterator[str]:
+    guards = [] if config.token is None else [token_required(config.token)]
     app = web.Application(
-        middlewares=[error_middleware],
+        middlewares=[error_middleware, *guards],
         client_max_size=config.limits.max_body_mb * 1024 * 1024,
     )
     api.add_routes(app)

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from neuron.protocol.types import Wire
 from neuron.protocol.version import build_version
 
@@ -41,6 +43,8 @@ class Announcement(Wire):
     url: str = ""
     socket: str | None = None
     metrics_url: str | None = None
+    token: str | None = Field(default=None, repr=False)
+    """What it asks of clients: who may read this file may use it."""
     version: str = ""
     started_at: float = 0
 

@@ -20,6 +20,8 @@ from neuron.protocol import paths
 
 log = logging.getLogger(__name__)
 
+_PLAIN: Final = frozenset({"token"})
+"""Keys whose variables hold no TOML: a token may look like a number."""
 SECRET: Final = "secret"
 """Type of the pydantic error whose input must not be shown."""
 
@@ -116,7 +118,7 @@ def _apply_environment(
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
                 raise ConfigError(f"{variable}: '{part}' is not a table")
-        table[key[-1]] = _toml_value(raw)
+        table[key[-1]] = raw if key[-1] in _PLAIN else _toml_value(raw)
         overridden[key] = variable
     return overridden
 

@@ -39,10 +39,12 @@ class ApiError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        """`Retry-After` in whole seconds, at least one, where a retry makes sense."""
-        if self.retry_after is None:
-            return {}
-        return {"Retry-After": str(max(1, round(self.retry_after)))}
+        """`Retry-After` in whole seconds, at least one, where a retry makes sense; and
+        with which scheme to authenticate, where that is what it takes."""
+        headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(max(1, round(self.retry_after)))
+        return headers
 
 
 def model_not_found(model: str, known: list[str]) -> ApiError:

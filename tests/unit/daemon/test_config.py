@@ -14,6 +14,7 @@ def test_reaching_beyond_this_host_needs_consent(listen: str) -> None:
     with pytest.raises(ValidationError, match='auth = "none"'):
         NeuronConfig(listen=listen)
     assert NeuronConfig(listen=listen, auth="none").listen == listen
+    assert NeuronConfig(listen=listen, token="secret").listen == listen
 
 
 @pytest.mark.parametrize(
@@ -29,9 +30,35 @@ def test_the_file_that_lacks_consent_is_told_in_a_sentence(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as refused:
         load_config(file)
     assert str(refused.value) == (
-        f'{file}: listen = "0.0.0.0:1" reaches beyond this host and a neuron has no'
-        ' keys: set auth = "none" to allow it'
+        f'{file}: listen = "0.0.0.0:1" reaches beyond this host: set a token, which'
+        ' gateways then have to show, or auth = "none" to let anybody in'
     )
+
+
+@pytest.mark.parametrize("wrong", ['""', '"my secret"', "5678"])
+def test_a_token_is_shown_to_nobody(tmp_path: Path, wrong: str) -> None:
+    file = tmp_path / "neuron.toml"
+    file.write_text(f"token = {wrong}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_config(file)
+    assert str(refused.value) == (
+        f"{file}:1: token: should be text without blanks, in ASCII"
+    )
+    assert "secret" not in repr(NeuronConfig(token="secret"))
+
+
+def test_the_environments_token_is_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "neuron.toml"
+    file.write_text('token = "a"\n')
+    monkeypatch.setenv("NEURON_TOKEN", "1e5")
+    assert load_config(file).config.token == "1e5"
+    monkeypatch.setenv("NEURON_TOKEN", "my secret")
+    with pytest.raises(ConfigError) as refused:
+        load_config(file)
+    assert str(refused.value).startswith("environment variable NEURON_TOKEN: should")
+    assert "secret" not in str(refused.value)
 
 
 def test_arguments_win_over_the_file(tmp_path: Path) -> None:
