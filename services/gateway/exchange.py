@@ -297,7 +297,8 @@ class Exchange:
             ApiError: what it says, for a dialect to word.
         """
         if self._call.translation is not None:
-            raise _refusal_of(status, headers, body)
+            refusal = _refusal_of(status, headers, body)
+            raise self._call.translation.refused(refusal)
         self.ending.status, self.ending.outcome = status, "refused"
         if (response := self._stream.response) is not None:
             await finish(response, sse.encode(body))

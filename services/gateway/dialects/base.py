@@ -68,6 +68,10 @@ class Translation(ABC):
     def writer(self) -> StreamWriter:
         """For the answer to a request that streams; asked for once."""
 
+    def refused(self, error: ApiError) -> ApiError:
+        """The neuron's refusal, naming places in the client's own request."""
+        return error
+
     async def settle(self) -> None:  # noqa: B027
         """Do what is left to do before the client gets the last bytes of an answer that
         ended well. Called once, after `whole` or `end`."""

@@ -19,37 +19,45 @@ _TEXT: Final = ("text",)
 _WHAT_ASSISTANTS_SAY: Final = ("text", "thinking", "redacted_thinking", "tool_use")
 
 
-def conversation(body: Fields) -> list[Json]:
-    """Chat messages for `system` and `messages`.
+def conversation(body: Fields) -> list[tuple[str, Json]]:
+    """Chat messages for `system` and `messages`, each with the place it comes from.
 
     Raises:
         ApiError: 400, they are malformed, or hold what is not supported.
     """
-    told: list[Json] = []
-    if body.values.get("system") is not None:
-        system = content(body, _TEXT, "system")
-        told += [{"role": "system", "content": system}] if system else []
+    told: list[tuple[str, Json]] = []
+    if body.values.get("system") and (system := content(body, _TEXT, "system")):
+        told.append(("system", {"role": "system", "content": system}))
     messages = [*body.each("messages")]
     if not messages:
         raise invalid("messages", "is required, and must not be empty")
-    roles = [message.values.get("role") for message in messages]
+    last_user = max(
+        (i for i, each in enumerate(messages) if each.values.get("role") == "user"),
+        default=0,
+    )
     for index, message in enumerate(messages):
-        match roles[index]:
-            case "user":
-                told += _user(message)
-            case "assistant":
-                told.append(_assistant(message))
-            case "system":
-                told += _system(message, over="user" in roles[index + 1 :])
-            case _:
-                place = message.at("role")
-                raise invalid(place, "must be 'user', 'assistant' or 'system'")
-    if roles[-1] == "assistant" and told[-1].get("tool_calls"):
+        turns = _turns(message, over=index < last_user)
+        told += [(message.place, turn) for turn in turns]
+    if told and told[-1][1].get("tool_calls"):
         raise invalid(
-            messages[-1].at("content"),
+            f"{told[-1][0]}.content",
             "each 'tool_use' needs a 'tool_result' in the message after it",
         )
     return told
+
+
+def _turns(message: Fields, *, over: bool) -> Iterator[Json]:
+    """A message's chat messages; `over` where the user has said more since."""
+    match message.values.get("role"):
+        case "user":
+            yield from _user(message)
+        case "assistant":
+            yield _assistant(message)
+        case "system":
+            yield from _system(message, over=over)
+        case _:
+            place = message.at("role")
+            raise invalid(place, "must be 'user', 'assistant' or 'system'")
 
 
 def _system(message: Fields, *, over: bool) -> list[Json]:

@@ -1,13 +1,16 @@
 """POST /v1/messages and /v1/messages/count_tokens as requests of the neuron."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from neuron.protocol import routes
+from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.answer import as_message, input_tokens
 from services.gateway.dialects.anthropic.fields import Fields, invalid, unsupported
 from services.gateway.dialects.anthropic.ignored import ignored, refuse_foreign
 from services.gateway.dialects.anthropic.messages import conversation
+from services.gateway.dialects.anthropic.places import named_as_sent
 from services.gateway.dialects.anthropic.stream import MessageWriter
 from services.gateway.dialects.anthropic.tools import tool_fields
 from services.gateway.dialects.base import Json, StreamWriter, Translation
@@ -17,7 +20,18 @@ _USAGE_ALL_ALONG: Final = {"include_usage": True, "continuous_usage_stats": True
 
 
 @dataclass(slots=True)
-class Message(Translation):
+class _Prompted(Translation):
+    """What both have in common: a conversation."""
+
+    turns: Sequence[str] = ()
+    """Where in the request each of the neuron's messages comes from."""
+
+    def refused(self, error: ApiError) -> ApiError:
+        return named_as_sent(error, self.turns)
+
+
+@dataclass(slots=True)
+class Message(_Prompted):
     """A message to be answered."""
 
     hide_thoughts: bool = False
@@ -31,7 +45,7 @@ class Message(Translation):
 
 
 @dataclass(slots=True)
-class Count(Translation):
+class Count(_Prompted):
     """A message to be counted."""
 
     def whole(self, answer: Json) -> Json:
@@ -47,15 +61,16 @@ def translate_messages(body: Json) -> Message:
         ApiError: 400, the request is malformed, or asks for what there is not.
     """
     fields = Fields(body)
-    chat = _chat(fields)
+    chat, turns = _chat(fields)
     if fields.need("max_tokens", int) < 1:
         raise unsupported("max_tokens", "must be 1 or more")
     chat |= _sampling(fields)
     if fields.may("stream", bool):
         chat |= {"stream": True, "stream_options": dict(_USAGE_ALL_ALONG)}
     return Message(
-        routes.V1_CHAT_COMPLETIONS, chat, ignored(fields), _hides_thoughts(fields)
-    )
+        routes.V1_CHAT_COMPLETIONS, chat, ignored(fields), turns,
+        _hides_thoughts(fields),
+    )  # fmt: skip
 
 
 def translate_count(body: Json) -> Count:
@@ -65,17 +80,23 @@ def translate_count(body: Json) -> Count:
         ApiError: 400, as `translate_messages`.
     """
     fields = Fields(body)
-    chat = _chat(fields) | {"return_tokens": False}
-    return Count(routes.V1_TOKENIZE, chat, ignored(fields))
+    chat, turns = _chat(fields)
+    chat["return_tokens"] = False
+    return Count(routes.V1_TOKENIZE, chat, ignored(fields), turns)
 
 
-def _chat(fields: Fields) -> Json:
-    """All that the prompt and the shape of the answer depend on."""
+def _chat(fields: Fields) -> tuple[Json, list[str]]:
+    """All that the prompt and the shape of the answer depend on, and its messages'
+    places."""
     refuse_foreign(fields)
-    chat: Json = {"model": fields.need("model", str), "messages": conversation(fields)}
-    if chat["messages"][-1]["role"] == "assistant":
+    model = fields.need("model", str)
+    told = conversation(fields)
+    messages = [message for _, message in told]
+    chat: Json = {"model": model, "messages": messages}
+    if messages[-1]["role"] == "assistant":
         chat["continue_final_message"] = True
-    return chat | tool_fields(fields) | _thinking(fields) | _output(fields)
+    chat |= tool_fields(fields) | _thinking(fields) | _output(fields)
+    return chat, [place for place, _ in told]
 
 
 def _sampling(fields: Fields) -> Json:

@@ -1,0 +1,44 @@
+"""The neuron names places in its own request; clients know those of theirs."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from neuron.protocol.errors import ApiError
+
+_MESSAGE: Final = re.compile(r"messages\[(\d+)\](\.content)?\S*")
+_TOOL: Final = re.compile(r"tools\[(\d+)\](?:\.function)?")
+_NAMES: Final = {
+    "stop": "stop_sequences",
+    "user": "metadata.user_id",
+    "thinking_token_budget": "thinking.budget_tokens",
+    "reasoning_effort": "output_config.effort",
+    "continue_final_message": "messages",
+    "response_format.json_schema.schema": "output_config.format.schema",
+    "response_format": "output_config.format",
+}
+
+
+def named_as_sent(error: ApiError, turns: Sequence[str]) -> ApiError:
+    """The refusal with places in the client's request; `turns` are those of the
+    messages that the neuron was sent."""
+    if error.param is None:
+        return error
+    place = _place(error.param, turns)
+    said = error.message.removeprefix(error.param)
+    message = error.message if said == error.message else place + said
+    return dataclasses.replace(error, message=message, param=place)
+
+
+def _place(param: str, turns: Sequence[str]) -> str:
+    if (found := _MESSAGE.fullmatch(param)) and int(found[1]) < len(turns):
+        turn = turns[int(found[1])]
+        return turn if turn == "system" else turn + (found[2] or "")
+    if found := _TOOL.match(param):
+        rest = param[found.end() :].replace(".parameters", ".input_schema", 1)
+        return f"tools.{found[1]}{rest}"
+    for name, ours in _NAMES.items():
+        if param == name or param.startswith((f"{name}.", f"{name}[")):
+            return ours + param.removeprefix(name)
+    return param
