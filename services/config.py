@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from neuron.protocol import config_file, paths, routes
 from neuron.protocol.address import Address, Listen
+from neuron.protocol.bearer import Token
 from neuron.protocol.config_file import ConfigError, ConfigModel
 from neuron.protocol.load_config import LoraSection
 from neuron.protocol.types import LoadOptions
@@ -93,8 +94,8 @@ class NeuronSection(ConfigModel):
     """What the console and `place_on` call it."""
     endpoint: Annotated[str, AfterValidator(_endpoint)]
     """Its URL, such as `http://atlas:13131`."""
-    token: str | None = Field(default=None, min_length=1, repr=False)
-    """Sent to this neuron as a bearer token."""
+    token: Token | None = Field(default=None, repr=False)
+    """What this neuron's own `token` says."""
 
 
 class LocalSection(ConfigModel):
@@ -105,6 +106,9 @@ class LocalSection(ConfigModel):
     `[[neurons]]` names others."""
     listen: Listen = f"127.0.0.1:{routes.DEFAULT_PORT}"
     """Where it is looked for, and where it is made to listen."""
+    token: Token | None = Field(default=None, repr=False)
+    """What it is shown, and made to ask for where the gateway starts it. Default: what
+    `neuron.toml` says."""
 
 
 class ResponsesSection(ConfigModel):
@@ -164,6 +168,9 @@ class ModelEntry(LoadOptions):
     """As `/v1/models` names it."""
     pinned: bool = False
     """Nothing but an operator unloads it."""
+    ttl: Seconds | None = None
+    """Seconds without a request after which it is unloaded, unless it is pinned.
+    Default: it stays."""
     place_on: tuple[str, ...] = ()
     """Nodes that may load it; empty: any that has it on disk."""
     aliases: tuple[Name, ...] = ()

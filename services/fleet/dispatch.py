@@ -21,6 +21,8 @@ LOOK_AGAIN_S = 1.0
 """Waiting ends with the next change; this bounds what a missed one costs."""
 MAX_LOADS = 2
 """For one request; a model that is gone again by then would go on like that."""
+LATEST = ":latest"
+"""What Ollama's clients have behind names that have no tag."""
 HEARING_S = 15.0
 """How long after the start a node that has not answered may still bring news."""
 
@@ -97,21 +99,25 @@ class Dispatcher:
 
     async def concrete(self, asked: str) -> str:
         """The model that a client means: one of that id, else what the catalogue has
-        the name stand for, else the default model.
+        the name stand for, else the default model. The tag `latest` says nothing.
 
         Raises:
             ApiError: as `wait_to_hear_of`.
         """
-        state = self._state
-        if state.knows(asked):
-            return asked
-        meant = state.catalogue.meant_by(asked)
+        catalogue = self._state.catalogue
+        untagged = asked.removesuffix(LATEST)
+        if known := self._known(asked, untagged):
+            return known
+        meant = catalogue.meant_by(asked if asked in catalogue.aliases else untagged)
         if meant != asked:
             # A node that is yet to be heard may have a model of that very id.
             await self.wait_for_first_answers()
-        model = asked if state.knows(asked) else meant
+        model = self._known(asked, untagged) or meant
         await self.wait_to_hear_of(model)
         return model
+
+    def _known(self, *names: str) -> str | None:
+        return next((name for name in names if self._state.knows(name)), None)
 
     async def wait_to_hear_of(self, model: str) -> None:
         """Until a node knows it; 404 once all have spoken, 503 while some may yet.

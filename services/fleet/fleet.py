@@ -12,6 +12,7 @@ from services.config import LOCAL_NODE, NeuronSection, Settings
 from services.fleet import views
 from services.fleet.client import NodeClient, NodeError, new_session
 from services.fleet.dispatch import Dispatcher
+from services.fleet.idle import IdleModels
 from services.fleet.lifecycle import Lifecycle
 from services.fleet.local_neuron import LocalNeuron
 from services.fleet.operation_runner import OperationRunner
@@ -43,6 +44,7 @@ class Fleet:
         )
         self.pins = Pins(self.state, self.operations)
         self.dispatcher = Dispatcher(self.state, self.lifecycle)
+        self.idle = IdleModels(self.state, self.lifecycle.unload)
         self.local: LocalNeuron | None = None
         self._watchers: dict[str, NodeWatcher] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -57,6 +59,7 @@ class Fleet:
         if self.settings.config.runs_local_neuron:
             self._run_local()
         self._supervise("ticker", self._tick)
+        self._supervise("idle models", self.idle.run)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -133,9 +136,10 @@ class Fleet:
             node.problem = text
             self.state.events.add("error", "node", text, node=LOCAL_NODE)
 
-        listen = Address.parse(self.settings.config.local.listen)
+        local = self.settings.config.local
+        listen = Address.parse(local.listen)
         client = self.clients[LOCAL_NODE]
-        self.local = LocalNeuron(listen, client, endpoint, trouble)
+        self.local = LocalNeuron(listen, local.token, client, endpoint, trouble)
         self._supervise("local neuron", self.local.run)
 
     def _supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:

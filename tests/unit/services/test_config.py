@@ -64,6 +64,7 @@ def test_a_whole_configuration_is_read(user: Home) -> None:
         [[models]]
         id = "org/big"
         pinned = true
+        ttl = 600
         place_on = ["beast"]
         max_seq_len = 4096
         draft = "org/small"
@@ -92,6 +93,7 @@ def test_a_whole_configuration_is_read(user: Home) -> None:
     assert settings.catalogue.found
     big = settings.catalogue.entry("org/big")
     assert big.place_on == ("beast",)
+    assert big.ttl == 600
     assert (big.draft, big.draft_tokens, big.ngram) == ("org/small", 3, True)
     assert big.tensor_parallel
     assert (big.rope_scale, big.rope_alpha, big.yarn_factor) == (2, 2.5, 4)
@@ -194,6 +196,7 @@ def test_a_wrong_value_is_named_with_its_line(
         ),
         ("default_model = ''\n", 1, "default_model: "),
         ("[[models]]\nid = 'a'\nslots = 0\n", 3, "models.0.slots: "),
+        ("[[models]]\nid = 'a'\nttl = 0\n", 3, "models.0.ttl: "),
         ("[[models]]\nid = 'a'\ndraft_tokens = 0\n", 3, "models.0.draft_tokens: "),
         ("[[models]]\nid = 'a'\nngram = 'often'\n", 3, "models.0.ngram: "),
         ("[[models]]\nid = 'a'\n\nrope_scale = 0.5\n", 4, "models.0.rope_scale: "),

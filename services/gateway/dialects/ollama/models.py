@@ -65,9 +65,9 @@ def shown(view: ModelView, modified_at: float) -> Json:
 
 
 def rfc3339(epoch: float | None) -> str:
-    """Where it is None, a moment that nobody waits for."""
+    """Of None, or what is too far off to be written, a moment that nobody awaits."""
     moment = datetime.now(UTC) + _NEVER
-    if epoch is not None:
+    if epoch is not None and epoch < moment.timestamp():
         moment = datetime.fromtimestamp(epoch, UTC)
     return moment.isoformat().replace("+00:00", "Z")
 
