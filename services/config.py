@@ -107,8 +107,8 @@ class LocalSection(ConfigModel):
     listen: Listen = f"127.0.0.1:{routes.DEFAULT_PORT}"
     """Where it is looked for, and where it is made to listen."""
     token: Token | None = Field(default=None, repr=False)
-    """What it is shown, and made to ask for where the gateway starts it. Default: what
-    `neuron.toml` says."""
+    """Its token, which it asks for where the gateway starts it. That of its own
+    `neuron.toml` needs to be repeated only where somebody else starts it."""
 
 
 class ResponsesSection(ConfigModel):

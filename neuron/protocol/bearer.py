@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from neuron.protocol.config_file import SECRET
 
+VARIABLE: Final = "NEURON_TOKEN"
+"""Environment variable that gives a neuron its token."""
 _SCHEME: Final = "bearer"
 _SENDABLE: Final = re.compile(r"[!-~]+")
 

@@ -9,7 +9,7 @@ import aiohttp
 from pydantic import ValidationError
 from yarl import URL
 
-from neuron.protocol import routes, sse
+from neuron.protocol import bearer, routes, sse
 from neuron.protocol.errors import ApiError
 from neuron.protocol.types import (
     Discovery,
@@ -61,19 +61,19 @@ def new_session() -> aiohttp.ClientSession:
 
 
 class NodeClient:
-    """Speaks to one neuron; `endpoint` may change while it lives."""
+    """Speaks to one neuron; `endpoint` and `token` may change while it lives."""
 
     def __init__(
         self, session: aiohttp.ClientSession, endpoint: str, token: str | None = None
     ) -> None:
         self.session = session
         self.endpoint = endpoint
-        self._token = token
+        self.token = token
 
     @property
     def headers(self) -> dict[str, str]:
         """What authenticates the gateway to this neuron."""
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        return bearer.header(self.token)
 
     def url(self, path: str) -> URL:
         """The neuron's URL for an already encoded `path`."""

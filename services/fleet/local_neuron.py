@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from neuron.protocol import paths
+from neuron.protocol import bearer, paths
 from neuron.protocol.address import Address
 from neuron.protocol.announce import Announcement
 from neuron.protocol.errors import ApiError
@@ -32,20 +32,25 @@ LOG_TAIL_BYTES = 8192
 
 
 class LocalNeuron:
-    """Supervises one `python -m neuron`; `client.endpoint` follows where it listens.
+    """Supervises one `python -m neuron`; `client` follows where it listens, and which
+    token it asks for.
 
     One that an earlier gateway of this user started, and left when it crashed, is
-    taken over. One that somebody else runs is used, and left running.
+    taken over. One that somebody else runs is used, and left running. What is started
+    or taken over says itself which token it asks for; `token` is what it is given at
+    its start, and what somebody else's is shown.
     """
 
     def __init__(
         self,
         listen: Address,
+        token: str | None,
         client: NodeClient,
         on_endpoint: Callable[[str], None],
         on_trouble: Callable[[str], None],
     ) -> None:
         self._listen = listen
+        self._token = token
         self._client = client
         self._on_endpoint = on_endpoint
         self._on_trouble = on_trouble
@@ -62,7 +67,7 @@ class LocalNeuron:
             began = time.monotonic()
             self._on_trouble(await self._run_once())
             self._pid = None
-            self._set_endpoint("")
+            self._set_endpoint("", None)
             if time.monotonic() - began > STEADY_S:
                 failures = 0
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
@@ -74,13 +79,13 @@ class LocalNeuron:
         if left is not None and await self._pid_at(left.url) == left.pid:
             log.info("taking over the neuron that runs at %s", left.url)
             self._pid = left.pid
-            self._set_endpoint(left.url)
+            self._set_endpoint(left.url, left.token)
             await _gone(left.pid)
             return "the local neuron ended"
         url = self._listen.url()
         if self._listen.port and await self._pid_at(url):
             log.info("using the neuron that runs at %s", url)
-            self._set_endpoint(url)
+            self._set_endpoint(url, self._token)
             await self._while_answers(url)
             return "the neuron of this host no longer answers"
         return await self._run_own()
@@ -126,7 +131,7 @@ class LocalNeuron:
         try:
             announced = await self._announcement_of(process, ended)
             if announced is not None:
-                self._set_endpoint(announced.url)
+                self._set_endpoint(announced.url, announced.token)
             elif not ended.done():
                 process.kill()
             code = await ended
@@ -139,6 +144,7 @@ class LocalNeuron:
     async def _start(self) -> asyncio.subprocess.Process:
         listen = self._listen
         host = f"[{listen.host}]" if ":" in listen.host else listen.host
+        token = {bearer.VARIABLE: self._token} if self._token else {}
         output = await asyncio.to_thread(_open_log, self._log)
         try:
             return await asyncio.create_subprocess_exec(
@@ -149,6 +155,7 @@ class LocalNeuron:
                 f"{host}:{listen.port}",
                 "--announce",
                 str(self._announce),
+                env=os.environ | token,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -168,8 +175,8 @@ class LocalNeuron:
             await asyncio.sleep(LOOK_S)
         return None
 
-    def _set_endpoint(self, url: str) -> None:
-        self._client.endpoint = url
+    def _set_endpoint(self, url: str, token: str | None) -> None:
+        self._client.endpoint, self._client.token = url, token
         self._on_endpoint(url)
 
 
