@@ -47,12 +47,12 @@ def as_message(answer: Json, *, hide_thoughts: bool) -> Json:
 
 def message_envelope(answer: Json) -> Json:
     """What a message says of itself before it says anything; also for a chunk."""
-    id_: str = answer["id"]
+    id_ = str(answer.get("id") or "").removeprefix("chatcmpl-")
     return {
-        "id": f"msg_{id_.removeprefix('chatcmpl-')}",
+        "id": f"msg_{id_}",
         "type": "message",
         "role": "assistant",
-        "model": answer["model"],
+        "model": answer.get("model") or "",
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,

@@ -109,7 +109,7 @@ def test_nothing_said_is_no_block() -> None:
     [
         {},
         answer() | {"choices": []},
-        answer() | {"id": None},
+        answer() | {"choices": [None]},
         answer(finish=None),
         answer(finish="boredom"),
         answer(tool_calls=[{"id": "x"}]),

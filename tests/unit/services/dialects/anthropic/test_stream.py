@@ -163,7 +163,7 @@ def test_arguments_without_a_call_are_no_answer() -> None:
         words.chunk(given_to(0, "{}"))
     for broken in (
         {},
-        chunk() | {"id": 3},
+        chunk() | {"choices": [None]},
         chunk("boredom"),
         begun(0) | {"choices": 1},
     ):
