@@ -80,8 +80,8 @@ class Assembly:
         """There should have been more."""
         told = failure(error)
         if not self._created:
-            # `error` as well: some clients look for it there, some beside it.
-            return self._numbered([{"type": "error", **told, "error": told}])
+            # Twice: some clients look for it in `error`, some beside it.
+            return self._numbered([{**told, "type": "error", "error": told}])
         for item in self._items:
             if item.status == "in_progress":
                 item.status = "incomplete"

@@ -9,6 +9,7 @@ from services.gateway.dialects.responses.tools import INPUT
 _OPENING = re.compile(r'\s*\{\s*"' + INPUT + r'"\s*:\s*"')
 _PLAIN = re.compile(r'[^"\\]+')
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
+_BEGUN = re.compile(r"(?:\\(?:u[0-9a-fA-F]{0,3})?)?")
 _LETTERS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _SURROGATE = range(0xD800, 0xE000)
 _HIGH = range(0xD800, 0xDC00)
@@ -74,9 +75,9 @@ class InputReader:
         if code not in _SURROGATE:
             self._at = end
             return chr(code)
-        low = _ESCAPE.match(self._arguments, end) if code in _HIGH else None
-        if code in _HIGH and low is None and len(self._arguments) < end + 6:
+        if code in _HIGH and _BEGUN.fullmatch(self._arguments, end):
             return None
+        low = _ESCAPE.match(self._arguments, end) if code in _HIGH else None
         if low is None or not low[1] or int(low[1], 16) not in _LOW:
             self._at = end
             return _UNKNOWN
