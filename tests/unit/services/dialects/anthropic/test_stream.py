@@ -1,15 +1,18 @@
 """Streams: whatever the chunks, the same message comes of them as of the whole."""
 
+import itertools
 from typing import Any
 
 import orjson
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
+from neuron.protocol import sse
 from neuron.protocol.errors import ApiError, shutting_down
 from services.gateway.dialects.anthropic import translate_messages
 from services.gateway.dialects.anthropic.json_end import JsonEnd
 from services.gateway.dialects.base import Json, StreamWriter
+from services.gateway.wording import Translated
 from tests.unit.services.dialects.anthropic.accumulate import events, message
 from tests.unit.services.dialects.anthropic.test_answer import USAGE, answer
 from tests.unit.services.dialects.anthropic.test_conversation import json_values, names
@@ -234,6 +237,21 @@ def test_a_stream_says_what_the_whole_answer_says(told: Json, hidden: bool) -> N
     raw = stream(*chunks_of(told), finish=finish, stop=told["stop"], **fields)
     whole = translate_messages(HELLO | fields).whole(whole_of(told, finish))
     assert message(raw) == whole
+
+
+@given(answers, st.lists(st.integers(0, 2000), max_size=8))
+@settings(deadline=None)
+def test_the_same_events_come_however_the_bytes_are_cut(
+    told: Json, cuts: list[int]
+) -> None:
+    ends = [chunk("stop", told["stop"]), LAST]
+    chunks = [ROLE, *chunks_of(told), *ends]
+    raw = b"".join(sse.encode(orjson.dumps(each)) for each in chunks) + sse.DONE
+    bounds = [0, *sorted(min(at, len(raw)) for at in cuts), len(raw)]
+    wording = Translated(writer())
+    pieces = [wording.feed(raw[a:b]) for a, b in itertools.pairwise(bounds)]
+    said = b"".join(pieces) + wording.end()
+    assert said == stream(*chunks_of(told), stop=told["stop"])
 
 
 @given(st.dictionaries(names, json_values | st.text(), max_size=4), st.data())
