@@ -22,6 +22,9 @@ class InFlight:
     model: str
     client: str
     route: str
+    """The client's."""
+    generates: bool = True
+    """Else it counts tokens, or the like."""
     started: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.time)
     node: str | None = None
@@ -87,13 +90,21 @@ class RequestBook:
         self._placed: Counter[tuple[str, str]] = Counter()
         self._fresh_ttfts: list[float] = []
 
-    def open(self, id: str, model: str, client: str, route: str) -> InFlight:  # noqa: A002
+    def open(
+        self,
+        id: str,  # noqa: A002
+        model: str,
+        client: str,
+        route: str,
+        *,
+        generates: bool = True,
+    ) -> InFlight:
         """Enter a request; a client's id that is in use gets a suffix."""
         unique, copies = id, 1
         while unique in self.active:
             copies += 1
             unique = f"{id}-{copies}"
-        request = InFlight(unique, model, client, route)
+        request = InFlight(unique, model, client, route, generates)
         self.active[unique] = request
         stats = self.stats.setdefault(model, ModelStats())
         stats.requests += 1

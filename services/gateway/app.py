@@ -5,9 +5,18 @@ from aiohttp import web
 
 from neuron.protocol import routes
 from services import schema
-from services.gateway import admin, event_stream, inference, info, responses
+from services.gateway import (
+    admin,
+    event_stream,
+    inference,
+    info,
+    ollama,
+    responses,
+)
 from services.gateway.client_request import REQUEST_ID, request_id
 from services.gateway.context import GATEWAY, Gateway
+from services.gateway.dialect_choice import COUNT_TOKENS, MESSAGES
+from services.gateway.dialects.anthropic import translate_count, translate_messages
 from services.gateway.errors import envelope
 from services.gateway.guard import guard
 
@@ -29,7 +38,10 @@ def make_app(gateway: Gateway) -> web.Application:
             web.get(routes.V1_MODELS + "/{id:.+}", info.one_model),
             *(web.post(path, inference.handle) for path in routes.INFERENCE),
             web.post("/v1/embeddings", inference.embeddings),
+            web.post(MESSAGES, inference.translated(translate_messages)),
+            web.post(COUNT_TOKENS, inference.translated(translate_count)),
             *responses.routes(),
+            *ollama.routes(),
             *admin.routes(),
             web.get(schema.EVENTS, event_stream.events, allow_head=False),
         ]

@@ -50,6 +50,7 @@ def record(gateway: Gateway, request: InFlight, ending: Ending) -> None:
         request.ttft_s,
         ending.usage,
         tok_s,
+        generated=request.generates,
     )
     _book(gateway, request, ending)
     if ending.outcome in (UPSTREAM_LOST, UPSTREAM_ERROR):

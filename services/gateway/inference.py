@@ -19,6 +19,7 @@ from services.gateway.context import GATEWAY
 from services.gateway.dialects.base import Json, Translation
 from services.gateway.ending import record
 from services.gateway.exchange import Exchange
+from services.gateway.metrics import GENERATING
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,11 @@ async def serve(
         log.info("request id=%s refused: %d %s", id_, error.status, error)
         raise
     entry = gateway.fleet.state.requests.open(
-        id_, call.model, client_name(request), request.path
+        id_,
+        call.model,
+        client_name(request),
+        request.path,
+        generates=call.path in GENERATING,
     )
     exchange = Exchange(gateway, request, call, entry)
     try:

@@ -8,8 +8,13 @@ from aiohttp import web
 from neuron.protocol.errors import model_not_found
 from neuron.protocol.types import ModelState, Version, Wire
 from services.fleet import views
-from services.fleet.state import FleetState
 from services.gateway.context import GATEWAY
+from services.gateway.dialect_choice import lists_for_anthropic
+from services.gateway.dialects.anthropic import (
+    model_entry as anthropic_entry,
+    models_page,
+)
+from services.gateway.identity import may_see
 from services.schema import ModelView
 
 OWNER = "cortex"
@@ -37,34 +42,40 @@ async def version(_: web.Request) -> web.Response:
 
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: whatever some node can serve, loaded or not."""
-    fleet = request.app[GATEWAY].fleet
-    await fleet.dispatcher.wait_for_first_answers()
-    data = [entry for _, entry in sorted(_entries(fleet.state).items())]
+    entries = await _entries(request)
+    data = [entries[name] for name in sorted(entries)]
+    if lists_for_anthropic(request):
+        return _json(models_page(data, request.query))
     return _json({"object": "list", "data": data})
 
 
 async def one_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}; the id may contain slashes."""
-    fleet = request.app[GATEWAY].fleet
-    await fleet.dispatcher.wait_for_first_answers()
+    catalogue = request.app[GATEWAY].fleet.state.catalogue
     wanted = request.match_info["id"]
-    entries = _entries(fleet.state)
+    entries = await _entries(request)
     # What a request would reach: a pattern's and the default's names, too.
-    entry = entries.get(wanted) or entries.get(fleet.state.catalogue.meant_by(wanted))
+    entry = entries.get(wanted) or entries.get(catalogue.meant_by(wanted))
     if entry is None:
         raise model_not_found(wanted, sorted(entries))
-    return _json(entry if entry["id"] == wanted else _named(entry, wanted))
+    named = entry if entry["id"] == wanted else _named(entry, wanted)
+    return _json(anthropic_entry(named) if lists_for_anthropic(request) else named)
 
 
-def _entries(state: FleetState) -> dict[str, Entry]:
-    """Name → what it stands for: models, and the aliases of those that are served."""
-    created = int(state.started_at)
+async def _entries(request: web.Request) -> dict[str, Entry]:
+    """Name → what it stands for: models that are served to whoever asks, and their
+    aliases."""
+    fleet = request.app[GATEWAY].fleet
+    await fleet.dispatcher.wait_for_first_answers()
+    created = int(fleet.state.started_at)
     entries = {
-        view.id: model_entry(view, created) for view in views.servable_models(state)
+        view.id: model_entry(view, created)
+        for view in views.servable_models(fleet.state)
+        if may_see(request, view.id)
     }
     aliases = {
         alias: _named(entries[model], alias)
-        for alias, model in state.catalogue.aliases.items()
+        for alias, model in fleet.state.catalogue.aliases.items()
         if model in entries
     }
     return aliases | entries

@@ -16,7 +16,7 @@ DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 TTFT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 TOK_S_BUCKETS = (1, 2.5, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
 GENERATING = frozenset({routes.V1_CHAT_COMPLETIONS, routes.V1_COMPLETIONS})
-"""Routes whose durations are worth a histogram; tokenizing would drown them."""
+"""A neuron's routes that generate: their durations are worth a histogram."""
 _REPLICA = ("model", "node")
 
 
@@ -114,10 +114,12 @@ class Metrics:
         ttft: float | None,
         usage: Usage | None,
         tok_s: float | None,
+        *,
+        generated: bool,
     ) -> None:
         """Times in seconds; `node` is empty where the request reached none."""
         self._requests.labels(model, node, route, str(status)).inc()
-        if route in GENERATING:
+        if generated:
             self._duration.labels(model, node).observe(duration)
         if ttft is not None:
             self._ttft.labels(model, node).observe(ttft)

@@ -265,11 +265,18 @@ async def _open_stream(request: web.Request) -> web.StreamResponse:
 # How it answers inference requests.
 
 
-def token(text: str) -> bytes:
+_NAMED = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": "m"}
+
+
+def chunk(*choices: dict[str, object], **more: object) -> bytes:
     """One event of a chat stream."""
-    return sse.encode(
-        orjson.dumps({"choices": [{"index": 0, "delta": {"content": text}}]})
-    )
+    kind = {"object": "chat.completion.chunk"}
+    return sse.encode(orjson.dumps({**_NAMED, **kind, "choices": choices, **more}))
+
+
+def token(text: str) -> bytes:
+    """One event with a token."""
+    return chunk({"index": 0, "delta": {"content": text}, "finish_reason": None})
 
 
 def usage(completion: int) -> dict[str, object]:
@@ -288,7 +295,13 @@ def story(words: list[str], pace_s: float = 0.0) -> Reply:
         wanted = orjson.loads(await request.read())
         if not wanted.get("stream"):
             message = {"role": "assistant", "content": "".join(words)}
-            answer = {"choices": [{"message": message}], "usage": usage(len(words))}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            answer = {
+                **_NAMED,
+                "object": "chat.completion",
+                "choices": [choice],
+                "usage": usage(len(words)),
+            }
             return web.Response(
                 body=orjson.dumps(answer), content_type="application/json"
             )
@@ -296,8 +309,8 @@ def story(words: list[str], pace_s: float = 0.0) -> Reply:
         for word in words:
             await response.write(token(word))
             await asyncio.sleep(pace_s)
-        final = {"choices": [], "usage": usage(len(words))}
-        await response.write(sse.encode(orjson.dumps(final)) + sse.DONE)
+        end = chunk({"index": 0, "delta": {}, "finish_reason": "stop"})
+        await response.write(end + chunk(usage=usage(len(words))) + sse.DONE)
         return response
 
     return reply

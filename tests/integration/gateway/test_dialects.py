@@ -1,0 +1,131 @@
+"""What all dialects have in common: their paths, their errors, their ends."""
+
+import io
+import logging
+from typing import Any
+
+import orjson
+import pytest
+
+from neuron.protocol import sse
+from neuron.protocol.errors import ApiError, overloaded
+from tests.integration.gateway.gateways import Client, gateway_before
+from tests.support import fake_neuron
+from tests.support.fake_neuron import FakeNeuron
+from tests.support.processes import Home
+
+HELLO = [{"role": "user", "content": "hello"}]
+ASKS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": HELLO},
+    "/v1/messages": {"messages": HELLO, "max_tokens": 9},
+    "/v1/responses": {"input": "hello"},
+    "/api/chat": {"messages": HELLO},
+}
+DIALECTS = pytest.mark.parametrize("path", ASKS)
+
+
+def message_of(path: str, body: dict[str, object]) -> str:
+    """The words of an error, wherever the dialect has them."""
+    error = body["error"]
+    if path.startswith("/api"):
+        assert body == {"error": error}
+        return str(error)
+    assert isinstance(error, dict)
+    if path.startswith("/v1/messages"):
+        assert body["type"] == "error"
+        assert body["request_id"]
+        assert error.keys() == {"type", "message", "details"}
+    else:
+        assert error.keys() >= {"message", "type", "code", "param"}
+    return str(error["message"])
+
+
+async def refusal(
+    client: Client, method: str, path: str, **how: Any
+) -> tuple[int, str]:
+    async with client.http.request(method, path, **how) as response:
+        body = await response.json()
+        assert response.headers["X-Request-Id"]
+        return response.status, message_of(path, body)
+
+
+@DIALECTS
+async def test_every_error_comes_in_the_dialect_of_its_path(
+    home: Home, path: str
+) -> None:
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}, max_body_mb=1) as client,
+    ):
+        fine = {"model": "m", **ASKS[path]}
+        for status, method, at, how in (
+            (404, "GET", f"{path}/nowhere/at/all", {}),
+            (405, "PUT", path, {}),
+            (400, "POST", path, {"data": b"{"}),
+            (400, "POST", path, {"data": b"[]"}),
+            (400, "POST", path, {"json": ASKS[path]}),
+            (404, "POST", path, {"json": fine | {"model": "nobody"}}),
+            (413, "POST", path, {"data": io.BytesIO(bytes(2_000_000))}),
+        ):
+            got, message = await refusal(client, method, at, **how)
+            assert got == status, message
+            assert message
+        assert not fake.received
+
+
+@DIALECTS
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_neurons_refusal_is_told_in_the_dialect(
+    home: Home, path: str, stream: bool
+) -> None:
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.reply = fake_neuron.refuses(overloaded("all slots are taken", 7))
+        asked = {"model": "m", "stream": stream, **ASKS[path]}
+        async with client.http.post(path, json=asked) as response:
+            assert response.status == 429
+            assert response.headers["Retry-After"] == "7"
+            assert "slots" in message_of(path, await response.json())
+
+
+@DIALECTS
+async def test_a_stream_that_breaks_off_has_no_clean_end(
+    home: Home, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    once = fake_neuron.token("Once")
+    ends = (b"[DONE]", b"message_stop", b"response.completed", b'"done":true')
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        for reply in (fake_neuron.dies_after(once), fake_neuron.ends_after(once)):
+            fake.reply = reply
+            asked = {"model": "m", "stream": True, **ASKS[path]}
+            async with client.http.post(path, json=asked) as response:
+                assert response.status == 200
+                body = await response.read()
+            assert b"Once" in body
+            assert b"error" in body
+            assert not [end for end in ends if end in body]
+        outcomes = client.outcomes(caplog)
+    assert outcomes == ["status=502 outcome=upstream_lost"] * 2
+
+
+@DIALECTS
+async def test_an_error_in_the_neurons_stream_is_passed_on(
+    home: Home, path: str
+) -> None:
+    error = ApiError(502, "the worker went away", code="worker_lost")
+    told = sse.encode(orjson.dumps(error.envelope()))
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.reply = fake_neuron.ends_after(fake_neuron.token("Once") + told)
+        asked = {"model": "m", "stream": True, **ASKS[path]}
+        async with client.http.post(path, json=asked) as response:
+            body = await response.read()
+        assert body.count(b"the worker went away") == 1
