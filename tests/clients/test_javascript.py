@@ -40,13 +40,25 @@ class Client:
     """What it throws at a 400 and at a 404."""
 
 
-_OPENAI = ("BadRequestError", "NotFoundError")
+_OWN = ("BadRequestError", "NotFoundError")
 _TOOLS = frozenset({"tools", "structured"})
 CLIENTS = [
-    Client("openai-chat", _TOOLS | {"models"}, "length", "tool_calls", _OPENAI),
-    Client("openai-completions", frozenset(), errors=_OPENAI),
+    Client("openai-chat", _TOOLS | {"models"}, "length", "tool_calls", _OWN),
+    Client("openai-completions", frozenset(), errors=_OWN),
+    Client(
+        "openai-responses", _TOOLS | {"counted"}, "max_output_tokens", "completed", _OWN
+    ),
+    Client(
+        "anthropic-messages",
+        _TOOLS | {"models", "counted"},
+        "max_tokens",
+        "tool_use",
+        _OWN,
+    ),
     Client("ai openai-chat", _TOOLS),
     Client("ai openai-compatible", _TOOLS),
+    Client("ai openai-responses", _TOOLS),
+    Client("ai anthropic", _TOOLS),
 ]
 
 
@@ -157,7 +169,7 @@ def test_errors_are_told_by_their_own_names(client: Client, scripts: Scripts) ->
     refused, unknown = client.errors
     error = scripts.outcome(client, "refused").threw
     assert (error["name"], error["status"]) == (refused, 400)
-    assert "temperature" in error["message"]
+    assert "top_p" in error["message"]
     assert "invalid_request_error" in json.dumps(error["body"])
     error = scripts.outcome(client, "unknown").threw
     assert (error["name"], error["status"]) == (unknown, 404)

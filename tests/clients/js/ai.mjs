@@ -98,7 +98,7 @@ await report({
     return (await generateText({ ...ask, output, maxOutputTokens: toolLimit })).output;
   },
 
-  refused: () => generateText({ ...ask, temperature: -1 }),
+  refused: () => generateText({ ...ask, temperature: undefined, topP: 2 }),
 
   unknown: () => generateText({ ...ask, model: provide("nope") }),
 

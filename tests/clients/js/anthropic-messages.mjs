@@ -95,7 +95,7 @@ await report({
     return { counted: counted.input_tokens, charged: textOf(answer).prompt };
   },
 
-  refused: () => client.messages.create({ ...ask, temperature: -1 }),
+  refused: () => client.messages.create({ ...ask, top_p: 2 }),
 
   unknown: () => client.messages.create({ ...ask, model: "nope" }),
 

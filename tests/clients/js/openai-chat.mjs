@@ -83,7 +83,7 @@ await report({
     return answer.choices[0].message.parsed;
   },
 
-  refused: () => chat.create({ ...ask, temperature: -1 }),
+  refused: () => chat.create({ ...ask, top_p: 2 }),
 
   unknown: () => chat.create({ ...ask, model: "nope" }),
 

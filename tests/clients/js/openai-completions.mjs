@@ -30,7 +30,7 @@ await report({
     };
   },
 
-  refused: () => client.completions.create({ ...ask, temperature: -1 }),
+  refused: () => client.completions.create({ ...ask, top_p: 2 }),
 
   unknown: () => client.completions.create({ ...ask, model: "nope" }),
 

@@ -85,7 +85,7 @@ await report({
     return { counted: counted.input_tokens, charged: answer.usage.input_tokens };
   },
 
-  refused: () => client.responses.create({ ...ask, temperature: -1 }),
+  refused: () => client.responses.create({ ...ask, top_p: 2 }),
 
   unknown: () => client.responses.create({ ...ask, model: "nope" }),
 
