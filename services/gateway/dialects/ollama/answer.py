@@ -11,6 +11,7 @@ from services.gateway.dialects.base import Json, StreamWriter, Translation
 from services.gateway.dialects.ollama.calls import Calls, whole_calls
 from services.gateway.dialects.ollama.dialect import Ollama
 from services.gateway.dialects.ollama.lines import Said, as_message, ending, line
+from services.gateway.dialects.ollama.places import named_as_sent
 
 
 async def _nothing() -> None:
@@ -23,7 +24,7 @@ class OllamaTranslation(Translation):
 
     asked: str
     """The client's word for the model."""
-    word: Callable[[Said], Json] = as_message
+    word: Callable[[Said], Json]
     keep_alive: float | None = None
     """Seconds that the model should stay loaded without a request."""
     when_done: Callable[[], Awaitable[None]] = _nothing
@@ -45,6 +46,9 @@ class OllamaTranslation(Translation):
 
     def writer(self) -> StreamWriter:
         return _Writer(self)
+
+    def refused(self, error: ApiError) -> ApiError:
+        return named_as_sent(error, chat=self.word is as_message)
 
     async def settle(self) -> None:
         await self.when_done()

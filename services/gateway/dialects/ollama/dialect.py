@@ -3,9 +3,6 @@
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json
 
-_OUR_NAMES = {"response_format.json_schema.schema": "format"}
-"""Places in the internal form whose names no client of Ollama's has seen."""
-
 
 class Ollama:
     stream_type = "application/x-ndjson"
@@ -14,10 +11,7 @@ class Ollama:
         return error.status
 
     def error(self, error: ApiError, request_id: str) -> Json:
-        message = error.message
-        for ours, theirs in _OUR_NAMES.items():
-            message = message.replace(ours, theirs)
-        return {"error": message}
+        return {"error": error.message}
 
     def headers(self, request_id: str) -> dict[str, str]:
         return {}

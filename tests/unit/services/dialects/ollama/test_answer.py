@@ -219,12 +219,34 @@ def test_what_is_not_known_is_not_told() -> None:
     assert answer["load_duration"] == answer["total_duration"]
 
 
-def test_an_error_is_its_message_in_the_clients_own_names() -> None:
-    error = ApiError(
-        400, "response_format.json_schema.schema: no", code="x", param="response_format"
-    )
-    assert Ollama().error(error, "id") == {"error": "format: no"}
-    assert Ollama().status(error) == 400
+def test_an_error_is_its_message() -> None:
+    error = ApiError(404, "model 'm' does not exist", code="model_not_found")
+    assert Ollama().error(error, "id") == {"error": "model 'm' does not exist"}
+    assert Ollama().status(error) == 404
+
+
+@pytest.mark.parametrize(
+    ("param", "chat", "generation"),
+    [
+        ("messages[1].content[2].image_url", "messages[1].images[2]", "images[2]"),
+        ("messages[1].role", "messages[1].role", "prompt"),
+        ("response_format.json_schema.schema.type", "format.type", "format.type"),
+        ("stop[3]", "options.stop[3]", "options.stop[3]"),
+        ("max_tokens", "options.num_predict", "options.num_predict"),
+        ("tools[0].function", "tools[0].function", "tools[0].function"),
+    ],
+)
+def test_a_refusal_names_places_in_the_clients_own_request(
+    param: str, chat: str, generation: str
+) -> None:
+    error = ApiError(400, f"{param}: no", code="x", param=param)
+    for translation, place in ((chatting(), chat), (generating(), generation)):
+        refused = translation.refused(error)
+        assert (refused.message, refused.param) == (f"{place}: no", place)
+    elsewhere = ApiError(429, "param: no room", code="x")
+    assert chatting().refused(elsewhere) is elsewhere
+    long = ApiError(400, "your messages came to 9 tokens", code="x", param="messages")
+    assert generating().refused(long).message == long.message
 
 
 # However the neuron cuts its stream, a client puts together the same answer.
