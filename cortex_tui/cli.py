@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cortex_tui.format import Glyphs, glyphs
@@ -41,6 +42,8 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check_combination(parser, arguments)
+    if arguments.command == "connect":
+        _check_connect(parser, arguments)
     return _run(arguments)
 
 
@@ -86,6 +89,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
         "--attach", metavar="URL", type=_target, default=argparse.SUPPRESS,
         help="a gateway elsewhere",
     )  # fmt: skip
+    shared.add_argument("--key", help="for a gateway that requires one; or CORTEX_KEY")
 
     status = commands.add_parser("status", parents=[shared], help="the fleet, once")
     how = status.add_mutually_exclusive_group()
@@ -110,6 +114,15 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     for verb, help_ in (("pin", "never evict a model"), ("unpin", "let it be evicted")):
         pin = commands.add_parser(verb, parents=[shared], help=help_)
         pin.add_argument("model")
+
+    connect = commands.add_parser(
+        "connect", parents=[shared], help="configure a client for this gateway"
+    )
+    connect.add_argument("client", nargs="?", help="without one: which there are")
+    connect.add_argument("--model", help="default: a pinned one, or a loaded one")
+    connect.add_argument(
+        "--write", action="store_true", help="merge into the client's own files"
+    )
     commands.add_parser("stop", help="stop the gateway of this host, gracefully")
 
 
@@ -138,6 +151,17 @@ def _check_combination(
                 parser.error(f"--{name.replace('_', '-')} needs --serve")
     if arguments.config and (arguments.command or arguments.attach):
         parser.error("--config is for a gateway that is started here")
+
+
+def _check_connect(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> None:
+    if arguments.client is None:
+        for name in ("model", "write", "attach", "key"):
+            if getattr(arguments, name):
+                parser.error(f"--{name} needs a client; `connect` alone lists them")
+    elif arguments.attach and arguments.attach.socket:
+        parser.error("clients need a URL; a socket is for the console alone")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -210,12 +234,50 @@ def _one_shot(arguments: argparse.Namespace) -> int:
     from cortex_tui.plain_http import Refused, Unreachable
 
     try:
-        where = arguments.attach or _local()
+        if arguments.command == "connect":
+            return _connect(arguments)
+        where = _where(arguments)
         return _command(arguments, where, glyphs(_plain_glyphs(arguments)))
     except Unreachable as error:
         return _fail(UNREACHABLE, str(error))
     except Refused as error:
         return _fail(REFUSED, str(error))
+
+
+def _connect(arguments: argparse.Namespace) -> int:
+    from cortex_tui.connect import command
+
+    if arguments.client is None:
+        print(command.listing())
+        return OK
+    client = command.find(arguments.client)
+    if client is None:
+        unknown = f"no client '{arguments.client}'"
+        return _fail(USAGE, f"{unknown}; `cortex-tui connect` lists them")
+    do = command.write if arguments.write else command.show
+    try:
+        done = do(client, _where(arguments), arguments.model)
+    except command.WriteError as error:
+        return _fail(REFUSED, str(error))
+    print(done.text)
+    for note in done.notes:
+        print(f"cortex-tui: {note}", file=sys.stderr)
+    return OK
+
+
+def _where(arguments: argparse.Namespace) -> Target:
+    """The gateway to ask, with the key to show.
+
+    Raises:
+        Unreachable: none is named, and none runs here.
+        Refused: the key cannot be one.
+    """
+    from cortex_tui.plain_http import Refused
+
+    key = arguments.key or os.environ.get("CORTEX_KEY") or None
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise Refused("a key has ASCII characters only, without line breaks")
+    return replace(arguments.attach or _local(), key=key)
 
 
 def _command(arguments: argparse.Namespace, where: Target, g: Glyphs) -> int:

@@ -13,7 +13,7 @@ from neuron.engines.exllamav2.levers import PREFIX, Levers
 from neuron.protocol import routes
 from services import schema
 from tests.gpu.results import readme
-from tests.support import config_reference
+from tests.support import client_reference, config_reference
 
 README = config_reference.README.read_text(encoding="utf-8")
 ROOT = config_reference.README.parent
@@ -22,6 +22,12 @@ ROOT = config_reference.README.parent
 def test_configuration_keys() -> None:
     assert config_reference.with_tables(README) == README, (
         "run python -m tests.support.config_reference"
+    )
+
+
+def test_clients() -> None:
+    assert client_reference.with_table(README) == README, (
+        "run python -m tests.support.client_reference"
     )
 
 
@@ -45,7 +51,7 @@ def test_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["status", "models", "load", "unload", "pin", "unpin", "stop"]
+    "verb", ["status", "models", "load", "unload", "pin", "unpin", "connect", "stop"]
 )
 def test_every_option_of_a_command(
     verb: str, capsys: pytest.CaptureFixture[str]
@@ -54,7 +60,8 @@ def test_every_option_of_a_command(
         cli.main([verb, "--help"])
     options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     (line,) = re.findall(rf"^cortex-tui {verb}\b.*", README, re.MULTILINE)
-    assert set(re.findall(r"--[a-z-]+", line)) == options - {"--help", "--attach"}
+    everywhere = {"--help", "--attach", "--key"}
+    assert set(re.findall(r"--[a-z-]+", line)) == options - everywhere
 
 
 def test_every_neuron_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,125 @@
+"""`cortex-tui connect [CLIENT]`: what to print, and what to write."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cortex_tui.connect import gateway
+from cortex_tui.connect.client import Client, Connection, Environment, Folders
+from cortex_tui.connect.clients import CLIENTS, find
+from cortex_tui.connect.writing import WriteError, plan
+from cortex_tui.target import Target
+
+__all__ = ["Done", "WriteError", "find", "listing", "show", "write"]
+
+_SHOWN: Final = Folders(Path("~"))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What to tell: the configuration or what became of it, and notes on that."""
+
+    text: str
+    notes: tuple[str, ...]
+
+
+def listing() -> str:
+    """The clients, one line each."""
+    width = max(len(client.id) for client in CLIENTS)
+    to = Connection("http://127.0.0.1:31313", "MODEL")
+    return "\n".join(
+        f"{client.id:<{width}}  {client.name}: {', or '.join(_ways(client, to))}"
+        for client in CLIENTS
+    )
+
+
+def _ways(client: Client, to: Connection) -> Iterator[str]:
+    if client.environment is not None:
+        yield next(iter(client.environment(to)))
+    if client.program is not None:
+        yield client.program(to).partition("\n")[0].partition(" -")[0]
+    if client.files is not None:
+        yield f"--write {client.files(to, _SHOWN)[0].path}"
+
+
+def show(client: Client, where: Target, model: str | None) -> Done:
+    """The client's configuration: a program, or lines for a shell, or files.
+
+    Raises:
+        Unreachable: nobody answers there.
+        Refused: the key or the model is not accepted, or there is no model.
+    """
+    answer = gateway.ask(where, model)
+    lines = _lines(client, answer.connection, _folders())
+    return Done("\n".join(lines), _notes(client, answer))
+
+
+def write(client: Client, where: Target, model: str | None) -> Done:
+    """Merge the configuration into the client's files, and say what was changed.
+
+    Raises:
+        Unreachable: nobody answers there.
+        Refused: the key or the model is not accepted, or there is no model.
+        WriteError: it has no files, or one of them cannot be read or added to, and then
+            none is changed; or it cannot be written.
+    """
+    if client.files is None:
+        raise WriteError(
+            f"{client.name} has no settings file that could be written; use what "
+            f"`cortex-tui connect {client.id}` prints"
+        )
+    answer = gateway.ask(where, model)
+    to = answer.connection
+    plans = [plan(file, to.key) for file in client.files(to, _folders())]
+    for each in plans:
+        each.carry_out()
+    reports = [each.report for each in plans]
+    text = "\n".join([*reports, *_beside(client, to), *_start(client, to)])
+    return Done(text, _notes(client, answer))
+
+
+def _notes(client: Client, answer: gateway.Answer) -> tuple[str, ...]:
+    if answer.connection.tools or not client.needs_tools:
+        return answer.notes
+    model = answer.connection.model
+    return (*answer.notes, f"{model} cannot call tools, and {client.name} needs them")
+
+
+def _folders() -> Folders:
+    return Folders(Path.home(), os.environ)
+
+
+def _lines(client: Client, to: Connection, where: Folders) -> Iterator[str]:
+    if client.program is not None:
+        yield client.program(to).rstrip("\n")
+        return
+    files = client.files(to, where) if client.files else ()
+    if client.environment is not None:
+        yield from _exports(client.environment(to))
+        if files:
+            paths = " and ".join(str(file.path) for file in files)
+            yield f"# or for good, in {paths}: --write"
+    else:
+        for file in files:
+            yield f"# {file.path}"
+            yield file.text
+    yield from _beside(client, to)
+    yield from _start(client, to)
+
+
+def _beside(client: Client, to: Connection) -> Iterator[str]:
+    if client.beside is not None:
+        yield from _exports(client.beside(to))
+
+
+def _start(client: Client, to: Connection) -> Iterator[str]:
+    if client.start is not None:
+        yield f"# then: {client.start(to)}"
+
+
+def _exports(variables: Environment) -> Iterator[str]:
+    for name, value in variables.items():
+        yield f"export {name}={shlex.quote(value)}"
