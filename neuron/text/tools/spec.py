@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
-_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ToolSpec:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"name: {self.name!r} must be 1 to 64 letters, digits, '_' or '-'"
+                f"name: {self.name!r} must be 1 to 128 letters, digits, '_' or '-'"
             )
         _check_parameters(self.parameters)
 

@@ -35,7 +35,7 @@ def test_description_and_parameters_may_be_missing_or_null() -> None:
         ({"type": "function"}, "tools[1].function:"),
         ({"type": "function", "function": {}}, "tools[1].function.name:"),
         (function(name="a b"), "tools[1].function.name:"),
-        (function(name="x" * 65), "tools[1].function.name:"),
+        (function(name="x" * 129), "tools[1].function.name:"),
         (function(name=""), "tools[1].function.name:"),
         (function(name="f\n"), "tools[1].function.name:"),
         (function(description=1), "tools[1].function.description:"),
