@@ -7,6 +7,7 @@ from typing import Final
 
 from neuron.protocol.errors import ApiError
 
+_INDEX: Final = re.compile(r"\[(\d+)\]")
 _MESSAGE: Final = re.compile(r"messages\[(\d+)\](\.content)?\S*")
 _TOOL: Final = re.compile(r"tools\[(\d+)\](?:\.function)?")
 _NAMES: Final = {
@@ -25,7 +26,7 @@ def named_as_sent(error: ApiError, turns: Sequence[str]) -> ApiError:
     messages that the neuron was sent."""
     if error.param is None:
         return error
-    place = _place(error.param, turns)
+    place = _INDEX.sub(r".\1", _place(error.param, turns))
     said = error.message.removeprefix(error.param)
     message = error.message if said == error.message else place + said
     return dataclasses.replace(error, message=message, param=place)
