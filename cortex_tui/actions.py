@@ -138,6 +138,10 @@ ACTIONS = (
         Group.CONSOLE, key_label=":",
     ),
     Action(
+        "keys", ("K",), "keys", "API keys: their limits, and what they have spent",
+        Group.CONSOLE,
+    ),
+    Action(
         "help", ("?",), "help", "These keys", Group.CONSOLE, footer=8, always=True,
     ),
     Action(
@@ -153,6 +157,7 @@ _CHECKS: dict[str, Callable[[Situation], bool]] = {
     "model.pin": lambda s: s.connected and s.model is not None,
     "model.test": lambda s: s.connected and s.model is not None,
     "undo": lambda s: s.connected and s.can_undo,
+    "keys": lambda s: s.connected,
 }
 
 

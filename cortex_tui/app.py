@@ -15,6 +15,7 @@ from cortex_tui.commands import Commands
 from cortex_tui.dialogs.base import Dialog
 from cortex_tui.dialogs.choice import ChoiceDialog
 from cortex_tui.dialogs.help import HelpDialog
+from cortex_tui.dialogs.keys import KeysDialog
 from cortex_tui.dialogs.load import LoadDialog
 from cortex_tui.dialogs.palette import PaletteDialog
 from cortex_tui.dialogs.test import TestDialog
@@ -40,6 +41,7 @@ _DIALOGS: dict[str, type[Dialog[Any]]] = {
     "palette": PaletteDialog,
     "test": TestDialog,
     "help": HelpDialog,
+    "keys": KeysDialog,
 }
 D = TypeVar("D", bound=Dialog[Any])
 

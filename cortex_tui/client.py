@@ -54,8 +54,10 @@ class GatewayClient:
     async def __aenter__(self) -> Self:
         path = self.target.socket
         connector = aiohttp.UnixConnector(path) if path else aiohttp.TCPConnector()
+        shown = None if path else self.target.key
         self._session = aiohttp.ClientSession(
             connector=connector,
+            headers={"Authorization": f"Bearer {shown}"} if shown else None,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
         )
         return self
@@ -87,6 +89,22 @@ class GatewayClient:
                 async with self._post(_ROUTES[kind], body) as answer:
                     content = await _checked(answer)
                     return schema.Operation.model_validate_json(content)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+        except ValidationError as error:
+            raise Refused(f"not understood: {error}") from error
+
+    async def keys(self) -> schema.KeyList:
+        """Every key, and what it has spent.
+
+        Raises:
+            Unreachable: no answer.
+            Refused: the gateway will not tell.
+        """
+        try:
+            async with asyncio.timeout(CALL_S):
+                async with self._live().get(self._url(schema.KEYS)) as answer:
+                    return schema.KeyList.model_validate_json(await _checked(answer))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._unreachable(error) from error
         except ValidationError as error:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cortex_tui import format as f
 from cortex_tui.dialogs.choice import Choice, ChoiceDialog, Question
+from cortex_tui.dialogs.keys import KeysDialog
 from cortex_tui.dialogs.load import LoadDialog, Place, present
 from cortex_tui.dialogs.palette import PaletteDialog
 from cortex_tui.dialogs.test import TestDialog
@@ -51,6 +52,7 @@ class Commands:
             "filter": app.fleet.open_filter,
             "clear": lambda: app.fleet.close_filter(keep=False),
             "palette": self.palette,
+            "keys": self.keys,
             "help": self.help,
             "quit": self.quit,
         }
@@ -158,6 +160,11 @@ class Commands:
         chosen: str | None = await self._app.push_screen_wait(dialog)
         if chosen is not None:
             await self.run(chosen)
+
+    async def keys(self) -> None:
+        dialog = self._app.dialog(KeysDialog)
+        dialog.fetch, dialog.now = self._app.session.keys, self._app.options.now
+        await self._app.push_screen_wait(dialog)
 
     async def help(self) -> None:
         await self._app.push_screen_wait("help")

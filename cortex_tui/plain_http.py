@@ -92,4 +92,6 @@ def error_message(status: int, content: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         words = content.decode("utf-8", errors="replace").split()
         message = " ".join(words)[:200]
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        message = f"{message} (--key or CORTEX_KEY)"
     return str(message) or f"HTTP {status}"

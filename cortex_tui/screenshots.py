@@ -23,8 +23,10 @@ from textual.pilot import Pilot
 
 from cortex_tui.app import CortexApp, Options
 from cortex_tui.client import GatewayClient
+from cortex_tui.dialogs.keys import KeysDialog
 from cortex_tui.dialogs.test import TestDialog
 from cortex_tui.identity import operator_name
+from neuron.protocol.paths import config_dir
 from services import schema
 
 NOW = 1_760_000_000.0
@@ -32,6 +34,29 @@ DEADLINE_S = 60.0
 STREAMS = 3
 STORY_TOKENS = 48
 FOLDER = Path(__file__).parent.parent / "screenshots"
+KEYS_TOML = f"""
+[[keys]]
+id = "h7kq2m9x"
+name = "alice"
+hash = "sha256:{"0" * 64}"
+scope = "admin"
+
+[[keys]]
+id = "x3vd8wpa"
+name = "ci"
+hash = "sha256:{"0" * 64}"
+models = ["tinystories-*"]
+requests_per_minute = 60
+budget_tokens = 4000000
+priority = -10
+window = "7d"
+
+[[keys]]
+id = "t5gc7hkd"
+name = "bob"
+hash = "sha256:{"0" * 64}"
+revoked = true
+"""
 
 
 class Normalised:
@@ -73,6 +98,11 @@ class Normalised:
         self._first_seq = self._first_seq or event.seq
         when = NOW - 60 + 4 * (event.seq - self._first_seq)
         return event.model_copy(update={"time": when, "text": text})
+
+    def keys(self, keys: schema.KeyList) -> schema.KeyList:
+        return keys.model_copy(
+            update={"keys": [_key(n, key) for n, key in enumerate(keys.keys)]}
+        )
 
     def _node(self, node: schema.NodeView) -> schema.NodeView:
         busy = node.state == schema.NodeState.READY
@@ -125,6 +155,23 @@ class Normalised:
         ]
 
 
+def _key(number: int, key: schema.KeyView) -> schema.KeyView:
+    """As if its owner had been at work for some days."""
+    if key.revoked:
+        return key
+    return key.model_copy(
+        update={
+            "renews_at": NOW + 11 * 86_400,
+            "last_used": NOW - 40 * number,
+            "prompt_tokens": 1_480_000 * (number + 1),
+            "completion_tokens": 96_000 * (number + 1),
+            "cost": 1.27 * (number + 1) if key.budget_cost else 0,
+            "last_minute_requests": 4 + number,
+            "last_minute_tokens": 18_300 * (number + 1),
+        }
+    )
+
+
 def _history() -> list[schema.Sample]:
     """Five minutes in which one stream after the other joins."""
     samples = []
@@ -168,6 +215,7 @@ class Photographer:
     async def everything(self) -> dict[str, str]:
         await self._load()
         await self._test()
+        await self._keys()
         await self._busy()
         return self.pictures
 
@@ -188,6 +236,12 @@ class Photographer:
         await self.until(lambda: dialog.state.startswith("done"))
         await self.until(lambda: not self.app.store.requests)
         await self.take("test", 80, 24)
+        await self.pilot.press("escape")
+
+    async def _keys(self) -> None:
+        await self.pilot.press("K")
+        await self.until(lambda: bool(self.app.dialog(KeysDialog).table.rows))
+        await self.take("keys", 80, 24)
         await self.pilot.press("escape")
 
     async def _busy(self) -> None:
@@ -257,6 +311,10 @@ def fresh_home() -> Iterator[None]:
             "TZ": "UTC",
         }
         time.tzset()
+        file = config_dir() / "keys.toml"
+        file.parent.mkdir(parents=True)
+        file.write_text(KEYS_TOML, encoding="utf-8")
+        file.chmod(0o600)
         try:
             yield
         finally:

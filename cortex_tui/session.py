@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cortex_tui.supervisor import Supervisor
     from cortex_tui.target import Target
     from cortex_tui.undo import Verb
-    from services.schema import FleetDelta, FleetEvent, FleetSnapshot
+    from services.schema import FleetDelta, FleetEvent, FleetSnapshot, KeyList
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
@@ -37,6 +37,8 @@ class View(Protocol):
     def delta(self, delta: FleetDelta) -> FleetDelta: ...
 
     def event(self, event: FleetEvent) -> FleetEvent: ...
+
+    def keys(self, keys: KeyList) -> KeyList: ...
 
 
 class Session:
@@ -120,6 +122,16 @@ class Session:
     ) -> AsyncGenerator[Piece, None]:
         """One test answer, streamed; see `GatewayClient.prompt`."""
         return self._connected().prompt(model, prompt, chat=chat, max_tokens=max_tokens)
+
+    async def keys(self) -> KeyList:
+        """Who may use the gateway, and what they have spent.
+
+        Raises:
+            Unreachable: no answer.
+            Refused: the gateway will not tell.
+        """
+        keys = await self._connected().keys()
+        return self._view.keys(keys) if self._view else keys
 
     async def stop_gateway(self) -> None:
         """End the gateway of this host.

@@ -9,6 +9,7 @@ from neuron.protocol.errors import ApiError, shutting_down
 from services import schema
 from services.gateway.client_request import read_body
 from services.gateway.context import GATEWAY, Gateway
+from services.gateway.identity import key_of
 from services.gateway.info import json_response
 from services.keys.views import key_list
 from services.schema import ModelAction, Operation
@@ -80,4 +81,7 @@ async def _read_action(request: web.Request) -> ModelAction:
             status, f"{param or 'the body'}: {first['msg']}", code, param=param or None
         ) from error
     who = action.by[:MAX_BY] or "an operator"
-    return action.model_copy(update={"by": f"{who} from {request.remote or 'local'}"})
+    by = f"{who} from {request.remote or 'local'}"
+    if (key := key_of(request)) is not None:
+        by += f" with the key '{key.name}'"
+    return action.model_copy(update={"by": by})

@@ -151,10 +151,14 @@ def load_keys(explicit_config: Path | None = None) -> Keys:
     Raises:
         ConfigError: it cannot be used.
     """
-    if explicit_config is not None:
-        return read_keys(explicit_config.parent / KEYS_TOML)
-    found = config_file.find(KEYS_TOML)
-    return read_keys(found or paths.config_dir() / KEYS_TOML)
+    beside = explicit_config.parent / KEYS_TOML if explicit_config else None
+    return read_keys(beside or lookup())
+
+
+def lookup() -> Path:
+    """The keys.toml that is in force without an explicit cortex.toml, or where it
+    would be created."""
+    return config_file.find(KEYS_TOML) or paths.config_dir() / KEYS_TOML
 
 
 def read_keys(path: Path) -> Keys:

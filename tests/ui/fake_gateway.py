@@ -26,6 +26,7 @@ class FakeGateway:
     snapshot: schema.FleetSnapshot
     target: Target = field(default_factory=lambda: Target("http://127.0.0.1:1"))
     actions: list[Action] = field(default_factory=list)
+    keys: schema.KeyList = field(default_factory=schema.KeyList)
     refusal: str | None = None
     page: str | None = None
     """What is at the fleet's address instead of a fleet."""
@@ -72,13 +73,21 @@ class FakeGateway:
     async def handle_fleet(self, request: web.Request) -> web.Response:
         return web.json_response(text=self.page or self.snapshot.model_dump_json())
 
+    async def handle_keys(self, request: web.Request) -> web.Response:
+        if self.refusal is not None:
+            return self._refused()
+        return web.json_response(text=self.keys.model_dump_json())
+
+    def _refused(self) -> web.Response:
+        envelope = {"error": {"message": self.refusal, "code": "refused"}}
+        return web.json_response(envelope, status=409)
+
     async def handle_action(self, request: web.Request) -> web.Response:
         kind = request.path.rpartition("/")[2]
         action = schema.ModelAction.model_validate(await request.json())
         self.actions.append((kind, action))
         if self.refusal is not None:
-            envelope = {"error": {"message": self.refusal, "code": "refused"}}
-            return web.json_response(envelope, status=409)
+            return self._refused()
         operation = schema.Operation.model_validate(
             {"id": f"op-{len(self.actions)}", "kind": kind, **action.model_dump()}
         )
@@ -126,6 +135,7 @@ class FakeGateway:
         app.router.add_get(schema.FLEET, self.handle_fleet)
         for path in (schema.LOAD, schema.UNLOAD, schema.PIN, schema.UNPIN):
             app.router.add_post(path, self.handle_action)
+        app.router.add_get(schema.KEYS, self.handle_keys)
         app.router.add_get(schema.OPERATION, self.handle_operation)
         app.router.add_post(routes.V1_COMPLETIONS, self.handle_prompt)
         app.router.add_post(routes.V1_CHAT_COMPLETIONS, self.handle_prompt)

@@ -7,6 +7,8 @@ from services.schema import (
     FleetEvent,
     FleetSnapshot,
     GatewayView,
+    KeyList,
+    KeyView,
     ModelView,
     NodeState,
     NodeView,
@@ -184,6 +186,47 @@ def big() -> FleetSnapshot:
         events=_events(),
         history=_history(),
     )
+
+
+def keys() -> KeyList:
+    """One of each kind: free, limited, nearly and wholly spent, revoked."""
+    day = 86_400.0
+    alice = KeyView(
+        id="h7kq2m9x", name="alice", scope="admin", models=["*"], window="30d",
+        renews_at=NOW + 11 * day, last_used=NOW - 4, requests=212,
+        prompt_tokens=1_480_000, completion_tokens=96_000, cached_tokens=1_100_000,
+        priority=10, last_minute_requests=4, last_minute_tokens=18_300,
+    )  # fmt: skip
+    return KeyList(
+        path="/home/op/.config/cortex/keys.toml",
+        required=True,
+        keys=[
+            alice,
+            alice.model_copy(
+                update={
+                    "id": "x3vd8wpa", "name": "ci pipeline", "scope": "inference",
+                    "models": ["qwen3-*", "bge-m3"], "budget_tokens": 1_700_000,
+                    "requests_per_minute": 60, "tokens_per_minute": 200_000,
+                    "priority": -10, "last_used": NOW - 7500,
+                }
+            ),
+            alice.model_copy(
+                update={
+                    "id": "m2zt6ysc", "name": "open-webui", "scope": "inference",
+                    "budget_cost": 5.0, "cost": 5.012, "window": "1d",
+                    "renews_at": NOW + 5 * 3600, "priority": 0,
+                    "requests_per_minute": 4,
+                }
+            ),
+            KeyView(
+                id="q9fb4rjn", name="wallboard", scope="read-only", models=["*"],
+                window="30d", renews_at=NOW + 29 * day,
+            ),
+            alice.model_copy(
+                update={"id": "t5gc7hkd", "name": "bob", "revoked": True}
+            ),
+        ],
+    )  # fmt: skip
 
 
 def small() -> FleetSnapshot:

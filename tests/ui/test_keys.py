@@ -5,6 +5,7 @@ import pytest
 from cortex_tui.actions import ACTIONS
 from cortex_tui.dialogs.choice import ChoiceDialog
 from cortex_tui.dialogs.help import HelpDialog
+from cortex_tui.dialogs.keys import KeysDialog
 from cortex_tui.dialogs.load import LoadDialog
 from cortex_tui.dialogs.test import TestDialog
 from cortex_tui.store import Link
@@ -386,3 +387,35 @@ def row_of(c: Console, model: str) -> str:
         if row.key == model:
             return " ".join(text for cell in row.cells.values() for text, _ in cell)
     return ""
+
+
+async def test_api_keys_are_told_and_told_again() -> None:
+    async with console(fleets.big()) as c:
+        c.gateway.keys = fleets.keys()
+        dialog = c.app.dialog(KeysDialog)
+        dialog.refresh_s = 0.05
+        await c.press("K")
+        await c.until(lambda: "open-webui" in c.text("#keys"))
+        assert "4 keys, asked of everybody" in c.text("#keys")
+        await c.press("j", "down", "k")
+        assert dialog.table.cursor == 1
+        c.gateway.keys.keys.pop(1)
+        await c.until(lambda: "ci pipeline" not in c.text("#keys"))
+        c.gateway.refusal = "the key 'x' has the scope inference"
+        await c.until(lambda: "has the scope inference" in c.text("#keys"))
+        await c.press("K")
+        assert c.app.screen is c.app.fleet
+        assert not any(w.group == "keys" for w in c.app.workers)
+
+
+async def test_where_there_are_no_api_keys() -> None:
+    async with console(fleets.small(), readonly=True) as c:
+        await c.press("K")
+        await c.until(lambda: "0 keys, not asked for" in c.text("#keys"))
+        assert "cortex-tui keys add" in c.text("KeysDialog #hints")
+
+
+async def test_api_keys_are_found_by_name() -> None:
+    async with console(fleets.big()) as c:
+        await c.press(":", *"keys", "enter")
+        await c.until(lambda: isinstance(c.app.screen, KeysDialog))

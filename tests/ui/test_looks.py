@@ -7,6 +7,7 @@ import pytest
 from textual.pilot import Pilot
 
 from cortex_tui.app import TICK_S, CortexApp, Options
+from cortex_tui.dialogs.keys import KeysDialog
 from services.schema import FleetSnapshot
 from tests.ui import fleets
 from tests.ui.consoles import gateway_in_a_thread, shows_the_fleet, until
@@ -27,6 +28,7 @@ def looks_the_same(
     then: Prepare | None = None,
 ) -> bool:
     with gateway_in_a_thread(snapshot) as gateway:
+        gateway.keys = fleets.keys()
         app = CortexApp(
             Options(
                 attach=gateway.target,
@@ -113,6 +115,26 @@ def test_requests_come_to_the_front(snap_compare: Compare) -> None:
 def test_dialog(snap_compare: Compare, name: str, keys: tuple[str, ...]) -> None:
     del name
     assert looks_the_same(snap_compare, fleets.big(), press=keys)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_keys(snap_compare: Compare, size: tuple[int, int]) -> None:
+    assert looks_the_same(
+        snap_compare, fleets.big(), size=size, press=("K",), then=_until_keys_are_told
+    )
+
+
+def test_keys_in_ascii(snap_compare: Compare) -> None:
+    assert looks_the_same(
+        snap_compare, fleets.big(), press=("K",), ascii_only=True,
+        then=_until_keys_are_told,
+    )  # fmt: skip
+
+
+async def _until_keys_are_told(pilot: Pilot[None]) -> None:
+    app = pilot.app
+    assert isinstance(app, CortexApp)
+    await until(pilot, lambda: bool(app.dialog(KeysDialog).table.rows))
 
 
 def test_gateway_gone(snap_compare: Compare) -> None:

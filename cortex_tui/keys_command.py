@@ -1,0 +1,233 @@
+"""`cortex-tui keys`: make, list, revoke and rotate the keys of a gateway.
+
+Keys are in a file, so that none of it needs a gateway; one that runs reads the file as
+it changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cortex_tui.format import Glyphs
+    from cortex_tui.target import Target
+    from services.schema import KeyList
+
+SCOPES: Final = ("inference", "read-only", "admin")
+
+
+class KeysError(Exception):
+    """It was not done; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`text` is for standard output, `notes` are for whoever looks on."""
+
+    text: str
+    notes: list[str] = field(default_factory=list)
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    shared: argparse.ArgumentParser,
+) -> None:
+    """The command and its verbs; `shared` has the options that say which gateway."""
+    keys = commands.add_parser("keys", help="who may use the gateway, and how much")
+    verbs = keys.add_subparsers(dest="verb", metavar="VERB", required=True)
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS,
+        help="cortex.toml of the gateway; the keys are beside it",
+    )  # fmt: skip
+
+    add = verbs.add_parser("add", parents=[where], help="make a key, and print it once")
+    add.add_argument("name", help="whose it is")
+    add.add_argument("--scope", choices=SCOPES, help="default: inference")
+    add.add_argument("--models", metavar="GLOB[,GLOB]", help="default: all")
+    add.add_argument("--rpm", metavar="N", type=int, help="requests per minute")
+    add.add_argument("--tpm", metavar="N", type=int, help="tokens per minute")
+    add.add_argument(
+        "--budget-tokens", metavar="N", type=int, help="tokens in a window"
+    )
+    add.add_argument("--budget-cost", metavar="X", type=float, help="cost in a window")
+    add.add_argument("--window", metavar="SPAN", help="12h, 1d, 4w; default: 30d")
+    add.add_argument(
+        "--priority", metavar="N", type=int, help="default: 0; higher is served first"
+    )
+
+    list_ = verbs.add_parser(
+        "list", parents=[where, shared], help="every key, and what it has spent"
+    )
+    list_.add_argument("--json", action="store_true", help="the admin API's own object")
+
+    revoke = verbs.add_parser("revoke", parents=[where], help="refuse a key for good")
+    revoke.add_argument("name", help="or its id")
+
+    rotate = verbs.add_parser(
+        "rotate", parents=[where], help="replace a key's secret, and print the new one"
+    )
+    rotate.add_argument("name", help="or its id")
+    rotate.add_argument(
+        "--grace", metavar="SPAN", help="how long the old one is good still, as in 24h"
+    )
+
+
+def run(
+    arguments: argparse.Namespace, here: Target | None, there: Target | None, g: Glyphs
+) -> Outcome:
+    """Do it; `here` is the gateway of this host, where one runs, and `there` the one
+    that was named.
+
+    Raises:
+        KeysError: it was not done.
+        Unreachable: nobody answers where a gateway was named.
+        Refused: that gateway will not tell.
+    """
+    from neuron.protocol.config_file import ConfigError
+    from services.keys.edit import KeyNameError
+
+    config: Path | None = getattr(arguments, "config", None)
+    try:
+        if arguments.verb == "list":
+            return _list(arguments, config, here, there, g)
+        path = _file(config, here)
+        if arguments.verb == "add":
+            return _add(path, arguments)
+        if arguments.verb == "revoke":
+            return _revoke(path, arguments.name)
+        return _rotate(path, arguments.name, arguments.grace)
+    except (ConfigError, KeyNameError) as error:
+        raise KeysError(str(error)) from error
+
+
+def _file(config: Path | None, here: Target | None) -> Path:
+    """The keys.toml that is meant: the one of the gateway that runs, if one does."""
+    from services.keys.file import KEYS_TOML, lookup
+
+    if config is not None:
+        return config.parent / KEYS_TOML
+    if here is not None and (told := _told(here)) is not None:
+        return Path(told.path)
+    return lookup()
+
+
+def _add(path: Path, arguments: argparse.Namespace) -> Outcome:
+    from services.keys import edit
+    from services.keys.file import read_keys
+
+    first = not read_keys(path).entries
+    models = arguments.models.split(",") if arguments.models else None
+    fields: dict[str, Any] = {
+        "name": arguments.name,
+        "scope": arguments.scope,
+        "models": models,
+        "requests_per_minute": arguments.rpm,
+        "tokens_per_minute": arguments.tpm,
+        "budget_tokens": arguments.budget_tokens,
+        "budget_cost": arguments.budget_cost,
+        "window": arguments.window,
+        "priority": arguments.priority,
+        "created_at": _now(),
+    }
+    key, shown = edit.add(path, **fields)
+    notes = [f"the key of '{key.name}', shown this once; its hash is in {path}"]
+    if first:
+        notes.append(
+            "it is the first one: the gateway now refuses whoever shows none, unless "
+            '`[gateway] auth` is "none"'
+        )
+    return Outcome(shown, [*notes, *_warnings(path)])
+
+
+def _revoke(path: Path, name: str) -> Outcome:
+    from services.keys import edit
+
+    key = edit.revoke(path, name)
+    return Outcome(f"revoked the key of '{key.name}', ck-{key.id}", _warnings(path))
+
+
+def _rotate(path: Path, name: str, grace: str | None) -> Outcome:
+    from services.keys import edit, window
+
+    until = None
+    if grace is not None:
+        try:
+            until = _now() + timedelta(hours=window.hours(grace))
+        except ValueError as error:
+            raise KeysError(f"--grace: {error}") from error
+    key, shown = edit.rotate(path, name, until)
+    old = "is good no more" if until is None else f"is good until {until:%F %H:%M} UTC"
+    note = f"the new key of '{key.name}', shown this once; the old one {old}"
+    return Outcome(shown, [note, *_warnings(path)])
+
+
+def _list(
+    arguments: argparse.Namespace,
+    config: Path | None,
+    here: Target | None,
+    there: Target | None,
+    g: Glyphs,
+) -> Outcome:
+    from cortex_tui import key_rows, table
+
+    keys = _keys(config, here, there)
+    notes = [keys.warning] if keys.warning else []
+    if arguments.json:
+        return Outcome(keys.model_dump_json(indent=2), notes)
+    if not keys.keys:
+        return Outcome(f"no keys in {keys.path}", notes)
+    rows = key_rows.key_rows(keys.keys, g, time.time())
+    lines = table.plain(key_rows.KEYS, rows)
+    return Outcome("\n".join([*lines, "", key_rows.summary(keys)]), notes)
+
+
+def _keys(config: Path | None, here: Target | None, there: Target | None) -> KeyList:
+    """As a gateway tells them; without one, as the files have them."""
+    if there is not None:
+        return _ask(there)
+    if config is None and here is not None and (told := _told(here)) is not None:
+        return told
+    from services.keys.file import read_keys
+    from services.keys.offline import key_list
+
+    return key_list(read_keys(_file(config, None)))
+
+
+def _told(here: Target) -> KeyList | None:
+    """What the gateway of this host says; None where it says nothing of keys."""
+    from cortex_tui.plain_http import Refused, Unreachable
+
+    try:
+        return _ask(here)
+    except (Refused, Unreachable):
+        return None
+
+
+def _ask(where: Target) -> KeyList:
+    from cortex_tui import plain_http
+    from services import schema
+
+    content = plain_http.request(where, "GET", schema.KEYS)
+    try:
+        return schema.KeyList.model_validate_json(content)
+    except ValueError as error:
+        raise plain_http.Refused(
+            f"{where.url} answers, but is not a cortex gateway"
+        ) from error
+
+
+def _warnings(path: Path) -> list[str]:
+    from services.keys.file import read_keys
+
+    warning = read_keys(path).warning
+    return [warning] if warning else []
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
