@@ -20,6 +20,9 @@ def event(kind: str, **fields: Any) -> bytes:
 class _Text:
     kind: Literal["text", "thinking"]
     text: str
+    """Its first piece."""
+    more: list[str] = field(default_factory=list)
+    """Further pieces of a thought, which its signature is of."""
 
 
 @dataclass(slots=True)
@@ -103,7 +106,7 @@ class Blocks:
     def _think(self, item: _Text) -> bytes:
         events, now = b"", self._open
         if isinstance(now, _Text) and now.kind == "thinking":
-            now.text += item.text
+            now.more.append(item.text)
         else:
             empty = {"type": "thinking", "thinking": "", "signature": ""}
             events = self._begin(item, empty)
@@ -135,7 +138,8 @@ class Blocks:
             return b""
         events = b""
         if isinstance(now, _Text) and now.kind == "thinking":
-            sign = signature(now.text, carried=self._hide_thoughts)
+            thought = "".join((now.text, *now.more))
+            sign = signature(thought, carried=self._hide_thoughts)
             events = self._delta("signature_delta", signature=sign)
         return events + event("content_block_stop", index=self._index)
 

@@ -62,8 +62,6 @@ def translate_messages(body: Json) -> Message:
     """
     fields = Fields(body)
     chat, turns = _chat(fields)
-    if fields.need("max_tokens", int) < 1:
-        raise unsupported("max_tokens", "must be 1 or more")
     chat |= _sampling(fields)
     if fields.may("stream", bool):
         chat |= {"stream": True, "stream_options": dict(_USAGE_ALL_ALONG)}
@@ -100,7 +98,9 @@ def _chat(fields: Fields) -> tuple[Json, list[str]]:
 
 
 def _sampling(fields: Fields) -> Json:
-    chat: Json = {"max_tokens": fields.need("max_tokens", int)}
+    if (limit := fields.need("max_tokens", int)) < 1:
+        raise unsupported("max_tokens", "must be 1 or more")
+    chat: Json = {"max_tokens": limit}
     numbers: tuple[tuple[str, type[int] | type[float]], ...] = (
         ("temperature", float), ("top_p", float), ("top_k", int),
     )  # fmt: skip

@@ -159,6 +159,13 @@ def test_the_rest_of_a_broken_call_is_text() -> None:
     assert kinds(raw)[-3:] == ["content_block_stop", "message_delta", "message_stop"]
 
 
+def test_a_broken_call_does_not_hold_up_the_next_one() -> None:
+    raw = stream(begun(0), given_to(0, '{"a'), begun(1), given_to(1, "{}"))
+    starts = [e["index"] for e in events(raw) if e["type"] == "content_block_start"]
+    stops = [e["index"] for e in events(raw) if e["type"] == "content_block_stop"]
+    assert starts == stops == [0, 1]
+
+
 def test_arguments_without_a_call_are_no_answer() -> None:
     words = writer()
     words.chunk(ROLE)
