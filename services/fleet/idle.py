@@ -95,6 +95,7 @@ class IdleModels:
             if operation.state is OperationState.FAILED:
                 why = operation.error or "no reason given"
                 raise ApiError(502, why, code="unload_failed", type="server_error")
+        self._wishes.pop(model, None)
         return True
 
     def _ready(self) -> dict[str, list[str]]:

@@ -205,7 +205,9 @@ async def test_what_is_asked_for_now_is_done_unless_it_is_in_use(fleet: Fleet) -
     with pytest.raises(ApiError, match="it is stuck"):
         await fleet.idle.unload_now("free", "somebody")
     fleet.obeys = True
+    fleet.idle.keep_alive("free", 60)
     assert await fleet.idle.unload_now("free", "somebody")
+    assert fleet.idle.ttl("free") == math.inf
     # There is nothing left to do.
     assert await fleet.idle.unload_now("free", "somebody")
     assert fleet.unloaded == ["free on a"] * 2
