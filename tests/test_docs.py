@@ -64,6 +64,17 @@ def test_every_option_of_a_command(
     assert set(re.findall(r"--[a-z-]+", line)) == options - everywhere
 
 
+@pytest.mark.parametrize("verb", ["add", "list", "revoke", "rotate"])
+def test_every_option_for_keys(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["keys", verb, "--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    elsewhere = {"--help", "--attach", "--key", "--config"}
+    found = re.search(rf"^cortex-tui keys {verb}\b.*(\n +.*)*", README, re.MULTILINE)
+    assert found is not None
+    assert set(re.findall(r"--[a-z-]+", found[0])) == options - elsewhere
+
+
 def test_every_neuron_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         neuron_cli.main(["--help"])

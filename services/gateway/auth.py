@@ -57,7 +57,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
         try:
             _check(gateway, request, found)
         except ApiError as error:
-            gateway.metrics.unauthorized(error.code)
+            gateway.metrics.keys.unauthorized(error.code)
             log.info("request id=%s refused: %s", request_id(request), error)
             raise
     return await handler(request)

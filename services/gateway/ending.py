@@ -98,7 +98,7 @@ def _book(gateway: Gateway, request: InFlight, ending: Ending) -> None:
         last_used=time.time(),
     )
     gateway.keys.limits.end(request.key, spent)
-    gateway.metrics.key_request_ended(request.key.name, ending.status, spent)
+    gateway.metrics.keys.request_ended(request.key.name, ending.status, spent)
 
 
 def _decode_rate(request: InFlight, tokens: int, now: float) -> float | None:

@@ -8,8 +8,8 @@ from prometheus_client.registry import Collector
 
 from neuron.protocol import routes
 from services.fleet.state import FleetState
+from services.gateway.key_metrics import KeyMetrics
 from services.gateway.meter import Usage
-from services.keys.ledger import Spent
 from services.schema import NodeState, Operation
 
 DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -78,30 +78,7 @@ class Metrics:
             buckets=DURATION_BUCKETS,
             registry=registry,
         )
-        self._unauthorized = Counter(
-            "cortex_unauthorized",
-            "Requests refused for want of a key, or of its scope",
-            ("code",),
-            registry=registry,
-        )
-        self._key_requests = Counter(
-            "cortex_key_requests",
-            "Requests of a key for a model that ended, refused ones included",
-            ("key", "status"),
-            registry=registry,
-        )
-        self._key_tokens = Counter(
-            "cortex_key_tokens",
-            "Tokens of a key; kind: prompt (cached included), cached, completion",
-            ("key", "kind"),
-            registry=registry,
-        )
-        self._key_cost = Counter(
-            "cortex_key_cost",
-            "What a key spent, by the cost of the models in models.toml",
-            ("key",),
-            registry=registry,
-        )
+        self.keys = KeyMetrics(registry)
         registry.register(_FleetGauges(state))
 
     def request_ended(
@@ -133,17 +110,6 @@ class Metrics:
         """A request that named no model of this fleet: without the name, which the
         client chose, for labels are kept for ever."""
         self._requests.labels("", "", route, str(status)).inc()
-
-    def unauthorized(self, code: str) -> None:
-        self._unauthorized.labels(code).inc()
-
-    def key_request_ended(self, key: str, status: int, spent: Spent | None) -> None:
-        """`key` is its name; `spent` is None where it was refused."""
-        self._key_requests.labels(key, str(status)).inc()
-        if spent is not None:
-            for kind in ("prompt", "cached", "completion"):
-                self._key_tokens.labels(key, kind).inc(getattr(spent, kind))
-            self._key_cost.labels(key).inc(spent.cost)
 
     def operation_ended(self, operation: Operation) -> None:
         if operation.kind != "load":
