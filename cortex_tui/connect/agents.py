@@ -239,7 +239,13 @@ AGENTS = (
         files=_aider_files,
         start=lambda to: "aider",
     ),
-    Client("opencode", "opencode", files=_opencode_files, start=lambda to: "opencode"),
+    Client(
+        "opencode",
+        "opencode",
+        files=_opencode_files,
+        start=lambda to: "opencode",
+        needs_tools=True,
+    ),
     Client("cline", "Cline", program=_cline, line=_cline, needs_tools=True),
     Client(
         "continue",

@@ -53,8 +53,8 @@ def show(client: Client, where: Target, model: str | None) -> Done:
         Refused: the key or the model is not accepted, or there is no model.
     """
     answer = gateway.ask(where, model)
-    lines = _lines(client, answer.connection, _folders())
-    return Done("\n".join(lines), _notes(client, answer))
+    text = configuration(client, answer.connection, _folders())
+    return Done(text, _notes(client, answer))
 
 
 def write(client: Client, where: Target, model: str | None) -> Done:
@@ -63,21 +63,10 @@ def write(client: Client, where: Target, model: str | None) -> Done:
     Raises:
         Unreachable: nobody answers there.
         Refused: the key or the model is not accepted, or there is no model.
-        WriteError: it has no files, or one of them cannot be read or added to, and then
-            none is changed; or it cannot be written.
+        WriteError: as of `merge_files`.
     """
-    if client.files is None:
-        raise WriteError(
-            f"{client.name} has no settings file that could be written; use what "
-            f"`cortex-tui connect {client.id}` prints"
-        )
     answer = gateway.ask(where, model)
-    to = answer.connection
-    plans = [plan(file, to.key) for file in client.files(to, _folders())]
-    for each in plans:
-        each.carry_out()
-    reports = [each.report for each in plans]
-    text = "\n".join([*reports, *_beside(client, to), *_start(client, to)])
+    text = merge_files(client, answer.connection, _folders())
     return Done(text, _notes(client, answer))
 
 
@@ -92,10 +81,14 @@ def _folders() -> Folders:
     return Folders(Path.home(), os.environ)
 
 
-def _lines(client: Client, to: Connection, where: Folders) -> Iterator[str]:
+def configuration(client: Client, to: Connection, where: Folders) -> str:
+    """What to do or to save, as a text of its own language."""
     if client.program is not None:
-        yield client.program(to).rstrip("\n")
-        return
+        return client.program(to).rstrip("\n")
+    return "\n".join(_lines(client, to, where))
+
+
+def _lines(client: Client, to: Connection, where: Folders) -> Iterator[str]:
     files = client.files(to, where) if client.files else ()
     if client.environment is not None:
         yield from _exports(client.environment(to))
@@ -108,6 +101,25 @@ def _lines(client: Client, to: Connection, where: Folders) -> Iterator[str]:
             yield file.text
     yield from _beside(client, to)
     yield from _start(client, to)
+
+
+def merge_files(client: Client, to: Connection, where: Folders) -> str:
+    """Write the client's files, and say what was changed and what is left to do.
+
+    Raises:
+        WriteError: it has no files, or one of them cannot be read or added to, and then
+            none is changed; or one cannot be written.
+    """
+    if client.files is None:
+        raise WriteError(
+            f"{client.name} has no settings file that could be written; use what "
+            f"`cortex-tui connect {client.id}` prints"
+        )
+    plans = [plan(file, to.key) for file in client.files(to, where)]
+    for each in plans:
+        each.carry_out()
+    reports = [each.report for each in plans]
+    return "\n".join([*reports, *_beside(client, to), *_start(client, to)])
 
 
 def _beside(client: Client, to: Connection) -> Iterator[str]:

@@ -75,13 +75,17 @@ def jsonc(draw: st.DrawFn, value: Any) -> str:
                 parts = [f"{draw(space)}{render(item)}{draw(space)}" for item in part]
                 return "[" + joined(parts) + "]"
             case _:
-                return json.dumps(part, ensure_ascii=draw(st.booleans()))
+                return draw(st.sampled_from([json.dumps(part), _unescaped(part)]))
 
     def joined(parts: list[str]) -> str:
-        comma = "," if parts and draw(st.booleans()) else ""
-        return ",".join(parts) + comma + draw(space)
+        trailing = draw(st.booleans()) and bool(parts)
+        return ",".join(parts) + ("," if trailing else "") + draw(space)
 
     return draw(space) + render(value) + draw(space)
+
+
+def _unescaped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 @st.composite
@@ -128,7 +132,7 @@ class _YamlWriter:
         return [f"{before}- {lines[0].lstrip()}", *lines[1:]]
 
     def _flow(self, head: str, item: Any) -> str:
-        text = json.dumps(item, ensure_ascii=False)
+        text = _unescaped(item)
         if isinstance(item, str) and self._draw(st.booleans()):
             text = "'" + item.replace("'", "''") + "'"
         return f"{head} {text}{self._draw(self._COMMENT)}"
