@@ -82,9 +82,17 @@ class Conversation:
 
     names: ToolNames
     messages: list[Json] = field(default_factory=list)
+    places: list[dict[str, str]] = field(default_factory=list)
+    """Where each message and its parts stand in the client's request."""
     warnings: list[str] = field(default_factory=list)
     _turn: Json | None = None
     """The assistant's message that may still go on."""
+
+    def instruct(self, text: str) -> None:
+        """Begin with instructions."""
+        place = "instructions"
+        message = {"role": "system", "content": text}
+        self._append(message, {"": place, "content": place})
 
     def add(self, item: Json, place: str) -> None:
         """
@@ -96,9 +104,9 @@ class Conversation:
                 self._add_message(item, place)
             case "reasoning":
                 if told := thought.told(item, place, self.warnings):
-                    self._in_turn("content", "tool_calls")
-                    turn = self._assistant()
+                    turn = self._assistant(place, "content", "tool_calls")
                     before = [turn[_THOUGHT]] if _THOUGHT in turn else []
+                    self.places[-1][_THOUGHT] = place
                     turn[_THOUGHT] = "\n\n".join([*before, told])
             case "function_call":
                 arguments = required(item, "arguments", str, place)
@@ -107,12 +115,12 @@ class Conversation:
                 text = required(item, "input", str, place)
                 self._add_call(item, place, called_with(text))
             case "function_call_output" | "custom_tool_call_output":
-                self._turn = None
-                self.messages.append({
+                message = {
                     "role": "tool",
                     "tool_call_id": required(item, "call_id", str, place),
                     "content": content_of(item, "output", place),
-                })  # fmt: skip
+                }
+                self._append(message, {"": place, "content": f"{place}.output"})
             case kind:
                 raise unsupported(f"{place}.type", f"'{kind}' items are not taken here")
 
@@ -121,12 +129,12 @@ class Conversation:
         if role not in _ROLES:
             raise refused(f"{place}.role", f"should be one of {', '.join(_ROLES)}")
         content = content_of(item, "content", place)
+        places = {"content": f"{place}.content"}
         if role == "assistant":
-            self._in_turn("content", "tool_calls")
-            self._assistant()["content"] = content
+            self._assistant(place, "content", "tool_calls")["content"] = content
+            self.places[-1] |= places
         else:
-            self._turn = None
-            self.messages.append({"role": role, "content": content})
+            self._append({"role": role, "content": content}, {"": place, **places})
 
     def _add_call(self, item: Json, place: str, arguments: str) -> None:
         name = required(item, "name", str, place)
@@ -139,17 +147,21 @@ class Conversation:
                 "arguments": arguments,
             },
         }
-        turn = self._assistant()
+        turn = self._assistant(place)
         turn.setdefault("content", None)
-        turn.setdefault("tool_calls", []).append(call)
+        calls = turn.setdefault("tool_calls", [])
+        self.places[-1][f"tool_calls[{len(calls)}]"] = place
+        calls.append(call)
 
-    def _in_turn(self, *later: str) -> None:
-        """Begin another message where this one already has what comes later."""
-        if self._turn is not None and any(name in self._turn for name in later):
-            self._turn = None
+    def _append(self, message: Json, places: dict[str, str]) -> None:
+        self._turn = None
+        self.messages.append(message)
+        self.places.append(places)
 
-    def _assistant(self) -> Json:
-        if self._turn is None:
-            self._turn = {"role": "assistant"}
-            self.messages.append(self._turn)
+    def _assistant(self, place: str, *later: str) -> Json:
+        """The assistant's message: another one where this has what comes `later`."""
+        if self._turn is None or any(name in self._turn for name in later):
+            message: Json = {"role": "assistant"}
+            self._append(message, {"": place})
+            self._turn = message
         return self._turn

@@ -15,7 +15,9 @@ from services.gateway.dialects.responses.items import (
     listed,
     resolved,
 )
+from services.gateway.dialects.responses.places import Places
 from services.gateway.dialects.responses.response import new_response
+from services.gateway.dialects.responses.tool_names import ToolNames
 from services.gateway.dialects.responses.tools import Toolset
 from services.gateway.dialects.responses.translation import (
     CountTranslation,
@@ -53,7 +55,8 @@ class Needs:
 class _Read:
     body: Json
     """The neuron's request."""
-    tools: Toolset
+    places: Places
+    names: ToolNames
     context: list[Json]
     warnings: list[str]
 
@@ -89,7 +92,7 @@ def translate(body: Json, memory: Memory = NO_MEMORY) -> ResponsesTranslation:
     )
     shape = Shape(
         response,
-        read.tools.names,
+        read.names,
         summary=settings.wants_summary(body),
         sealed=settings.SEALED_THOUGHT in settings.included(body),
     )
@@ -97,6 +100,7 @@ def translate(body: Json, memory: Memory = NO_MEMORY) -> ResponsesTranslation:
         path=CHAT,
         body=read.body,
         warnings=read.warnings,
+        places=read.places,
         shape=shape,
         context=read.context,
         keep=memory.keep if stored else None,
@@ -113,7 +117,7 @@ def count(body: Json, memory: Memory = NO_MEMORY) -> CountTranslation:
         {name: value for name, value in body.items() if name != "stream"}, memory
     )
     return CountTranslation(
-        TOKENIZE, read.body | {"return_tokens": False}, read.warnings
+        TOKENIZE, read.body | {"return_tokens": False}, read.warnings, read.places
     )
 
 
@@ -128,13 +132,14 @@ def _read(body: Json, memory: Memory) -> _Read:
     conversation = Conversation(tools.names)
     instructions = body.get("instructions")
     if instructions:
-        conversation.messages.append({"role": "system", "content": instructions})
+        conversation.instruct(instructions)
     context = _context(body, memory, conversation)
     if not conversation.messages:
         raise refused("input", "should hold something to answer")
     translated["messages"] = conversation.messages
     warnings += [*tools.warnings, *conversation.warnings]
-    return _Read(translated, tools, context, warnings)
+    places = Places(conversation.places, tools.places)
+    return _Read(translated, places, tools.names, context, warnings)
 
 
 def _context(body: Json, memory: Memory, conversation: Conversation) -> list[Json]:

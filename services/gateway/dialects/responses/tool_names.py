@@ -4,9 +4,10 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
-_USABLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_USABLE = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _JOINT = "__"
 _DIGEST = 10
+_LONGEST = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def flat(namespace: str | None, name: str) -> str:
 
 def _shortened(joined: str, unique: str) -> str:
     digest = hashlib.sha256(unique.encode()).hexdigest()
-    kept = re.sub(r"[^A-Za-z0-9_-]", "_", joined)[: 64 - 1 - _DIGEST]
+    kept = re.sub(r"[^A-Za-z0-9_-]", "_", joined)[: _LONGEST - 1 - _DIGEST]
     return f"{kept}_{digest[:_DIGEST]}"
 
 

@@ -82,10 +82,10 @@ class Toolset:
     ) -> None:
         custom = tool["type"] == "custom"
         name = required(tool, "name", str, place)
-        if not _NAME.fullmatch(name) or (namespace is None and len(name) > 64):
+        if not _NAME.fullmatch(name) or (namespace is None and len(name) > 128):
             raise refused(
                 f"{place}.name",
-                "should be 1 to 64 letters, digits, dashes, underscores",
+                "should be 1 to 128 letters, digits, dashes, underscores",
             )
         function = self.names.add(ToolName(name, namespace, custom))
         if function is None:

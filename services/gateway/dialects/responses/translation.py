@@ -8,14 +8,25 @@ from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json, StreamWriter, Translation
 from services.gateway.dialects.responses.assembly import Assembly, Shape
 from services.gateway.dialects.responses.listing import kept
+from services.gateway.dialects.responses.places import Places
 from services.gateway.dialects.responses.writer import Writer
 
 Keep = Callable[[Json, list[Json]], Awaitable[None]]
 """Stores a response that ended well, with all the items that led to it."""
 
 
+@dataclass(slots=True)
+class _Placed(Translation):
+    """Knows where everything stands in the client's request."""
+
+    places: Places = field(default_factory=Places)
+
+    def refused(self, error: ApiError) -> ApiError:
+        return self.places.named(error)
+
+
 @dataclass(slots=True, kw_only=True)
-class ResponsesTranslation(Translation):
+class ResponsesTranslation(_Placed):
     """`POST /v1/responses`."""
 
     shape: Shape
@@ -45,7 +56,7 @@ class ResponsesTranslation(Translation):
 
 
 @dataclass(slots=True)
-class CountTranslation(Translation):
+class CountTranslation(_Placed):
     """`POST /v1/responses/input_tokens`."""
 
     def whole(self, answer: Json) -> Json:

@@ -359,3 +359,47 @@ def test_a_count_is_of_the_very_same_request() -> None:
     }
     with pytest.raises(ApiError):
         counted.whole({})
+
+
+@pytest.mark.parametrize(
+    ("param", "place"),
+    [
+        ("messages", "input"),
+        ("messages[0].content", "instructions"),
+        ("messages[1].content[1].image_url", "input[0].content[1].image_url"),
+        ("messages[1].role", "input[0]"),
+        ("messages[2]", "input[1]"),
+        ("messages[2].reasoning_content", "input[1]"),
+        ("messages[2].content", "input[2].content"),
+        ("messages[2].tool_calls[1].function.arguments", "input[4].arguments"),
+        ("messages[3].content[0]", "input[5].output[0]"),
+        ("messages[9].content", "input[9].content"),
+        ("tools[0].function.parameters.type", "tools[1].parameters.type"),
+        ("tools[1].function.name", "tools[2].tools[0].name"),
+        ("max_completion_tokens", "max_output_tokens"),
+        ("response_format.json_schema.schema", "text.format.schema"),
+        ("reasoning_effort", "reasoning.effort"),
+        ("temperature", "temperature"),
+    ],
+)
+def test_the_neurons_refusals_name_the_clients_places(param: str, place: str) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": ""}
+    space = {"type": "namespace", "name": "crm", "tools": [LOOK]}
+    fields = body(
+        instructions="Be brief.",
+        input=[
+            HI,
+            {"type": "reasoning", "summary": [{"text": "Hm"}]},
+            {"role": "assistant", "content": "Yes"},
+            call,
+            call,
+            {"type": "function_call_output", "call_id": "c", "output": "1"},
+        ],
+        tools=[SEARCH, LOOK, space],
+    )
+    error = ApiError(400, f"{param}: is wrong", code="invalid", param=param)
+    for translation in (translate(fields), count(fields)):
+        found = translation.refused(error)
+        assert (found.param, found.message) == (place, f"{place}: is wrong")
+    nameless = ApiError(503, "busy", code="busy")
+    assert translate(fields).refused(nameless) is nameless

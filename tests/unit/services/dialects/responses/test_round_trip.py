@@ -191,9 +191,9 @@ def test_a_chat_request_survives(
     assert translate(as_response_request(chat)).body == chat
 
 
-@given(st.text(max_size=90), st.text(min_size=1, max_size=90))
+@given(st.text(max_size=150), st.text(min_size=1, max_size=90))
 def test_flat_names_are_what_a_neuron_takes(namespace: str, name: str) -> None:
     found = flat(namespace, name)
-    assert 1 <= len(found) <= 64
+    assert 1 <= len(found) <= 128
     assert all(c.isascii() and (c.isalnum() or c in "_-") for c in found)
     assert found == flat(namespace, name)
