@@ -95,6 +95,7 @@ class ModelView(Wire):
     format: str | None = None
     bpw: float | None = None
     architecture: str | None = None
+    parameters: int | None = None
     context: int | None = None
     weight_bytes: int | None = None
     capabilities: list[str] = Field(default_factory=list)

@@ -32,6 +32,7 @@ def model(entry: Entry, instance: Instance | None, memory: int | None) -> Model:
         view.format = info.format
         view.bpw = round(info.bpw, 3)
         view.architecture = info.architecture
+        view.parameters = info.parameters
         view.context = info.context
         view.weight_bytes = info.weight_bytes
         view.kv_bytes_per_token = info.kv_bytes_per_token

@@ -40,6 +40,8 @@ class ModelInfo:
     """Whether its chat template knows thoughts before answers."""
     vision: VisionInfo | None = None
     """How it takes images; None where it takes none."""
+    parameters: int | None = None
+    """All its weights, counted from the shapes of its tensors."""
 
     @property
     def kv_bytes_per_token(self) -> int:

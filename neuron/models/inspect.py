@@ -89,6 +89,7 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
         has_chat_template=bool(template),
         thinks=_THOUGHT.search(template) is not None,
         vision=read_vision(path, architecture, config, template),
+        parameters=_parameters(tensors, kind),
     )
 
 
@@ -136,6 +137,17 @@ def _bits_per_weight(tensors: TensorDirectory, kind: Format) -> float:
     weights = sum(_weights(tensors, key, kind) for key in keys)
     bits = sum(_stored_bits(tensors, key, kind) for key in keys)
     return bits / weights if weights else 0.0
+
+
+def _parameters(tensors: TensorDirectory, kind: Format) -> int:
+    """Weights of quantized layers, and whatever else is stored as it is."""
+    packed = () if kind == "fp16" else _layer_keys(tensors, kind)
+    plain = (
+        prod(spec.shape)
+        for name, spec in tensors.specs.items()
+        if name.rpartition(".")[2] not in _PARTS
+    )
+    return sum(_weights(tensors, key, kind) for key in packed) + sum(plain)
 
 
 def _layer_keys(tensors: TensorDirectory, kind: Format) -> Iterable[str]:

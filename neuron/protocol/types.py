@@ -150,6 +150,7 @@ class Model(Wire):
     format: str | None = None
     bpw: float | None = None
     architecture: str | None = None
+    parameters: int | None = None
     context: int | None = None
     """Longest context the model was trained for, in tokens."""
     max_seq_len: int | None = None

@@ -110,7 +110,8 @@ def servable_models(state: FleetState) -> list[ModelView]:
 def _merged_facts(models: list[Model]) -> dict[str, object]:
     """What the nodes say of the same model: the first known value; all capabilities."""
     merged: dict[str, object] = {}
-    for name in ("format", "bpw", "architecture", "context", "weight_bytes"):
+    names = ("format", "bpw", "architecture", "parameters", "context", "weight_bytes")
+    for name in names:
         values = [getattr(model, name) for model in models]
         merged[name] = next((value for value in values if value is not None), None)
     merged["capabilities"] = sorted({c for m in models for c in m.capabilities})

@@ -86,8 +86,7 @@ def test_lists_and_shows_models(llama: Any) -> None:
     model = listed[MODEL]
     assert model.size > 1_000_000
     assert (model.details.format, model.details.family) == ("exl2", "llama")
-    # By its name this model has 15 million parameters, by its size rather more.
-    assert model.details.parameter_size.endswith("M")
+    assert model.details.parameter_size == "10.9M"
     shown = llama.show(f"{MODEL}:latest")
     assert shown.details == model.details
     assert shown.modelinfo["llama.context_length"] > 0

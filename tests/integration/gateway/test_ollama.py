@@ -103,7 +103,7 @@ async def test_models_are_listed_and_shown(home: Home) -> None:
         architecture="LlamaForCausalLM",
         format="exl2",
         bpw=4.0,
-        weight_bytes=4_000_000,
+        parameters=8_030_000,
         context=2048,
         memory_mb=64,
         capabilities=["chat", "tools"],

@@ -29,6 +29,7 @@ def test_it_is_a_model_of_the_store() -> None:
     assert entry.info.format == "exl2"
     assert entry.info.bpw == pytest.approx(6.0, abs=0.01)
     assert entry.info.head_bits == 6
+    assert entry.info.parameters == 10_931_328
 
 
 def test_it_is_small_and_has_its_licence_and_origin() -> None:

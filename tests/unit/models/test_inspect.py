@@ -13,6 +13,9 @@ from neuron.models.inspect import inspect_model
 from neuron.text.reasoning import MARKERS
 from tests.unit.exl2.support import save, tiny_model
 
+_LAYER = 2 * 64 * (64 + 32) + 3 * 64 * 96 + 2 * 64
+"""Weights of one of its layers: attention, MLP, norms."""
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -49,6 +52,7 @@ def test_an_unquantized_model_is_described(model: Path) -> None:
         eos_ids=(2,),
         bos_id=1,
         has_chat_template=False,
+        parameters=2 * 75 * 64 + 2 * _LAYER + 64,
     )
     assert info.kv_bytes_per_token == 2 * 2 * 2 * 2 * 16
 
@@ -63,6 +67,8 @@ def test_a_quantized_model_says_its_bits(model: Path, tmp_path: Path) -> None:
     assert info.format == "exl2"
     assert info.bpw == pytest.approx(report.bpw, rel=1e-3)
     assert info.head_bits == 5
+    # The head has 96 columns, of which 21 only pad.
+    assert info.parameters == (75 + 96) * 64 + 2 * _LAYER + 64
     edited(tmp_path / "exl2", quantization_config=None)
     stored = inspect_model(tmp_path / "exl2", "m").head_bits
     # 75 of 96 columns are real; the header only knows the 96.
@@ -84,6 +90,7 @@ def test_gptq_is_recognized(model: Path) -> None:
     info = inspect_model(model, "m")
     assert info.format == "gptq"
     assert info.bpw == 4 + (4 + 16) / 128
+    assert info.parameters == 128 * 64 + 75 * 64
     assert info.head_bits == 16
 
 

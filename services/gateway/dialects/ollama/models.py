@@ -50,6 +50,8 @@ def shown(view: ModelView, modified_at: float) -> Json:
     """For /api/show."""
     family = _family(view)
     facts: Json = {"general.architecture": family}
+    if view.parameters is not None:
+        facts["general.parameter_count"] = view.parameters
     if (context := _context(view)) is not None:
         facts[f"{family}.context_length"] = context
     return {
@@ -100,14 +102,12 @@ def _family(view: ModelView) -> str:
 
 
 def _parameters(view: ModelView) -> str:
-    """About how many, by the size of the weights."""
-    if not view.weight_bytes or not view.bpw:
-        return ""
-    count = view.weight_bytes * 8 / view.bpw
+    """Such as `7.6B`."""
+    count = view.parameters or 0
     for unit, letter in _UNITS:
         if count >= unit:
             return f"{count / unit:.1f}{letter}"
-    return f"{count:.0f}"
+    return str(count or "")
 
 
 def _context(view: ModelView) -> int | None:

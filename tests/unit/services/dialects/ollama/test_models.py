@@ -12,6 +12,7 @@ VIEW = ModelView(
     bpw=4.25,
     architecture="Qwen2ForCausalLM",
     context=32768,
+    parameters=7_615_616_512,
     weight_bytes=4_250_000_000,
     capabilities=["chat", "completions", "reasoning", "structured_output", "tools"],
     replicas=[
@@ -25,7 +26,7 @@ DETAILS = {
     "format": "exl2",
     "family": "qwen2",
     "families": ["qwen2"],
-    "parameter_size": "8.0B",
+    "parameter_size": "7.6B",
     "quantization_level": "4.25bpw",
 }
 
@@ -64,6 +65,7 @@ def test_what_is_shown_says_what_the_model_can() -> None:
         "details": DETAILS,
         "model_info": {
             "general.architecture": "qwen2",
+            "general.parameter_count": 7_615_616_512,
             "qwen2.context_length": 8192,
         },
         "capabilities": ["completion", "tools", "thinking"],
