@@ -1,7 +1,10 @@
 """A real gateway, neuron and worker, and the official OpenAI client for them."""
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import openai
 import pytest
@@ -29,17 +32,28 @@ _TEMPLATE = """\
 {% endif %}"""
 
 
-@pytest.fixture(scope="session")
-def gateway() -> Iterator[Process]:
+@contextmanager
+def serving(openings: Mapping[str, str], **generation: Any) -> Iterator[Process]:
+    """A gateway with a model of each name, whose answers open so."""
     with temporary_home() as home:
-        for model, opening in {AGENT: " <think>", ASSISTANT: ""}.items():
+        for model, opening in openings.items():
             folder = home.root / "data" / "cortex" / "models" / model
             shutil.copytree(bundled_root() / MODEL, folder)
             template = _TEMPLATE.replace("{{ opening }}", opening)
             (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+            settings = folder / "generation_config.json"
+            settings.write_text(
+                json.dumps(json.loads(settings.read_text()) | generation)
+            )
         free = {"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
         with running_gateway(home, environ=free) as process:
             yield process
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Process]:
+    with serving({AGENT: " <think>", ASSISTANT: ""}) as process:
+        yield process
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Clients in Python, each asked for the same things in the dialects that it speaks."""

@@ -1,0 +1,153 @@
+"""Clients in Python against a real gateway, neuron and worker.
+
+Each driver in `drivers` asks one client for the same things. None may reach anything
+beyond loopback.
+"""
+
+import importlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from tests.clients.conftest import MODEL, serving
+from tests.clients.drivers.base import Driver
+from tests.clients.gateway_log import GatewayLog
+from tests.support.loopback import only_loopback
+from tests.support.processes import Process
+
+STORYTELLER = "storyteller"
+pytestmark = pytest.mark.clients
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A driver, which is imported only where its client is installed."""
+
+    module: str
+    driver: str
+    asks: frozenset[str]
+    """What it is asked for beyond what all are."""
+
+    def __str__(self) -> str:
+        return f"{self.module}-{self.driver}"
+
+    def make(self, url: str, model: str) -> Driver:
+        module = importlib.import_module(f"tests.clients.drivers.{self.module}")
+        driver: Driver = getattr(module, self.driver)(url, model)
+        return driver
+
+
+_ALL = frozenset({"call", "structured", "cut"})
+CLIENTS = [
+    Client("openai_agents", "Chat", _ALL - {"cut"}),
+    Client("openai_agents", "Responses", _ALL - {"cut"}),
+]
+
+
+def clients(ask: str | None = None) -> pytest.MarkDecorator:
+    """Those that are asked for this, or all."""
+    those = [each for each in CLIENTS if ask is None or ask in each.asks]
+    return pytest.mark.parametrize("client", those, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _only_loopback() -> Iterator[None]:
+    with only_loopback() as refused:
+        yield
+    assert refused == []
+
+
+@pytest.fixture(scope="session")
+def storyteller() -> Iterator[Process]:
+    """A gateway whose model ends an answer where a story ends, and another begins with
+    the first special token."""
+    with serving({STORYTELLER: ""}, eos_token_id=[1, 2]) as process:
+        yield process
+
+
+@pytest_asyncio.fixture
+async def driver(client: Client, storyteller: Process) -> AsyncIterator[Driver]:
+    driver = client.make(storyteller.url, STORYTELLER)
+    yield driver
+    await driver.close()
+
+
+@pytest_asyncio.fixture
+async def stranger(client: Client, storyteller: Process) -> AsyncIterator[Driver]:
+    """One that asks for a model which is not there."""
+    driver = client.make(storyteller.url, "nope")
+    yield driver
+    await driver.close()
+
+
+@pytest.fixture
+def log(storyteller: Process) -> GatewayLog:
+    return GatewayLog(storyteller)
+
+
+@clients()
+async def test_streams_the_words_of_the_whole_answer(
+    driver: Driver, log: GatewayLog
+) -> None:
+    whole = await driver.chat()
+    streamed = await driver.stream()
+    assert len(whole.text.split()) > 8
+    assert streamed.text == whole.text
+    assert streamed.pieces > 8
+    for answer, ended in zip((whole, streamed), log.ended(2), strict=True):
+        assert answer.finish == driver.stop
+        assert (ended.route, ended.outcome) == (driver.route, "done")
+        assert (answer.prompt, answer.completion) == (ended.prompt, ended.completion)
+
+
+@clients("cut")
+async def test_an_answer_that_was_cut_says_so(driver: Driver) -> None:
+    answer = await driver.chat(limit=4)
+    assert (answer.finish, answer.completion) == (driver.length, 4)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@clients("call")
+async def test_a_tool_is_called_and_its_result_read(
+    driver: Driver, log: GatewayLog, *, streamed: bool
+) -> None:
+    called = await driver.call(streamed=streamed)
+    assert called.name == "tale"
+    assert called.arguments["ending"] in ("happy", "sad")
+    assert called.answer
+    first, second = log.ended(2)
+    assert (first.prompt or 0) + 20 < (second.prompt or 0)
+
+
+@clients("structured")
+async def test_an_answer_satisfies_its_schema(driver: Driver, log: GatewayLog) -> None:
+    assert (await driver.structured()).happy in (True, False)
+    log.ended(1)
+
+
+@clients("count")
+async def test_what_is_counted_is_what_is_charged(driver: Driver) -> None:
+    assert await driver.count() == (await driver.chat()).prompt
+
+
+@clients()
+async def test_a_refusal_names_the_field(driver: Driver) -> None:
+    with pytest.raises(driver.refused, match="temperature"):
+        await driver.chat(temperature=-1)
+
+
+@clients()
+async def test_an_unknown_model_is_told_those_there_are(stranger: Driver) -> None:
+    with pytest.raises(stranger.unknown, match=f"nope.*{MODEL}"):
+        await stranger.chat()
+
+
+@clients()
+async def test_one_that_leaves_ends_its_request(
+    driver: Driver, log: GatewayLog
+) -> None:
+    await driver.leave()
+    (ended,) = log.ended(1)
+    assert (ended.outcome, ended.route) == ("client_gone", driver.route)
