@@ -85,7 +85,7 @@ class Assembly:
         for item in self._items:
             if item.status == "in_progress":
                 item.status = "incomplete"
-        self.response["error"] = told
+        self.response |= {"error": told, "store": False}
         return self._numbered([self._state("failed")])
 
     def _begin(self) -> list[Json]:
