@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import AGENT, ASSISTANT, MODEL
+from tests.support import python_clients
 from tests.support.processes import Process
 
-anthropic: Any = pytest.importorskip("anthropic", reason="it is not installed")
+python_clients.require("anthropic")
+import anthropic  # noqa: E402
+
+pytestmark = pytest.mark.clients
 
 ASK: Any = [{"role": "user", "content": "Once upon a time"}]
 CLOCK: Any = {
