@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.fields import Fields, invalid, unsupported
 from services.gateway.dialects.base import Json
 
@@ -32,7 +33,7 @@ def parts(block: Fields, kinds: Collection[str]) -> list[Json]:
     return _PARTS[block.kind](block)
 
 
-def other_kind(block: Fields, kinds: Collection[str]) -> Exception:
+def other_kind(block: Fields, kinds: Collection[str]) -> ApiError:
     *most, last = (f"'{kind}'" for kind in kinds)
     allowed = f"{', '.join(most)} and {last} are" if most else f"{last} is"
     return unsupported(

@@ -39,11 +39,8 @@ def refuse_foreign(body: Fields) -> None:
 
 def ignored(body: Fields) -> list[str]:
     """What of a request that has been translated has no effect, in a few words each."""
-    names = [
-        name
-        for name, value in body.values.items()
-        if name not in _HONOURED | _NOTHING_LOST | _FOREIGN.keys() and value is not None
-    ]
+    sent = {name for name, value in body.values.items() if value is not None}
+    names = sorted(sent - _HONOURED - _NOTHING_LOST - _FOREIGN.keys())
     if (config := body.inner("output_config")) and config.values.get("task_budget"):
         names.append("output_config.task_budget")
     for tool in body.each("tools"):

@@ -16,7 +16,8 @@ from services.gateway.dialects.anthropic.thoughts import thought_of
 from services.gateway.dialects.base import Json
 
 _TEXT: Final = ("text",)
-_WHAT_ASSISTANTS_SAY: Final = ("text", "thinking", "redacted_thinking", "tool_use")
+_OF_USERS: Final = (*WHAT_USERS_SAY, "tool_result")
+_OF_ASSISTANTS: Final = ("text", "thinking", "redacted_thinking", "tool_use")
 
 
 def conversation(body: Fields) -> list[tuple[str, Json]]:
@@ -77,7 +78,7 @@ def _user(message: Fields) -> Iterator[Json]:
     results = False
     for block in message.each("content"):
         if block.kind != "tool_result":
-            said += parts(block, (*WHAT_USERS_SAY, "tool_result"))
+            said += parts(block, _OF_USERS)
             continue
         if said:
             yield {"role": "user", "content": said}
@@ -118,7 +119,7 @@ def _assistant(message: Fields) -> Json:
             case "tool_use":
                 calls.append(_call(block))
             case _:
-                raise other_kind(block, _WHAT_ASSISTANTS_SAY)
+                raise other_kind(block, _OF_ASSISTANTS)
     turn: Json = {"role": "assistant", "content": said or (None if calls else "")}
     if any(thoughts):
         turn["reasoning_content"] = "\n\n".join(filter(None, thoughts))
