@@ -15,7 +15,12 @@ from neuron.web import EventStream, error_event, parse_json, read_body
 log = logging.getLogger(__name__)
 
 _REQUEST_HEADERS: Final = ("Content-Type", "X-Request-Id", *named.ADMISSION)
-_RESPONSE_HEADERS: Final = ("Content-Type", "Retry-After", "X-Request-Id")
+_RESPONSE_HEADERS: Final = (
+    "Content-Type",
+    "Retry-After",
+    "X-Request-Id",
+    named.PROMPT_TOKENS,
+)
 _EVENT_END: Final = b"\n\n"
 
 

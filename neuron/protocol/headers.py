@@ -20,6 +20,9 @@ MODEL: Final = "X-Cortex-Model"
 """The id of the model that is to answer, whatever the body calls it. Default: what the
 body says. Answers call it what the body does."""
 
+PROMPT_TOKENS: Final = "X-Cortex-Prompt-Tokens"
+"""Of a stream's answer: the length of its prompt, where that was known so soon."""
+
 ADMISSION: Final = (CALLER, PRIORITY)
 INFERENCE: Final = (MODEL, *ADMISSION)
 """Those that a request for an answer may have."""

@@ -7,6 +7,7 @@ import time
 from aiohttp import web
 
 from neuron.protocol.errors import ApiError
+from neuron.protocol.headers import PROMPT_TOKENS
 from neuron.web import COMMENT_INTERVAL_S, EventStream, json_response
 from neuron.worker.admission import Admission, Ticket
 from neuron.worker.choices import Choices, Runner
@@ -100,11 +101,13 @@ class Inference:
         return json_response(whole, headers=exchange.headers)
 
     async def _stream(self, exchange: Exchange, choices: Choices) -> web.StreamResponse:
-        stream = EventStream(exchange.request, exchange.headers)
         said = time.monotonic()
         # Opened late, so that a line that is closed at once is a clean status.
         await choices.news(COMMENT_INTERVAL_S)
-        await stream.open()
+        headers = exchange.headers
+        if choices.prepared:
+            headers[PROMPT_TOKENS] = str(exchange.account.prompt_tokens)
+        stream = await EventStream(exchange.request, headers).open()
         while True:
             events, done = exchange.news()
             if events:

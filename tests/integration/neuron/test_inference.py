@@ -30,6 +30,15 @@ def test_a_story_comes_token_by_token(shared: Neuron) -> None:
     assert last["usage"]["completion_tokens"] == STORY["max_tokens"]
 
 
+def test_a_stream_tells_its_prompt_tokens_before_the_first_one(shared: Neuron) -> None:
+    body = STORY | {"stream": True, "prompt": ["Once upon a time", "Once"]}
+    with shared.http.stream("POST", routes.V1_COMPLETIONS, json=body) as response:
+        told = int(response.headers[headers.PROMPT_TOKENS])
+        lines = list(response.iter_lines())
+    last = json.loads([line for line in lines if line][-2].removeprefix("data: "))
+    assert told == last["usage"]["prompt_tokens"] > 0
+
+
 def test_the_openai_client_chats_whole_and_streamed(shared: Neuron) -> None:
     with OpenAI(
         base_url=shared.process.url + "/v1",
