@@ -107,7 +107,5 @@ def _answer(result: Any, pieces: int = 1) -> Answer:
 
 
 def _is_text(event: Any) -> bool:
-    return (
-        event.type == "raw_response_event"
-        and event.data.type == "response.output_text.delta"
-    )
+    raw = event.type == "raw_response_event"
+    return raw and bool(event.data.type == "response.output_text.delta")
