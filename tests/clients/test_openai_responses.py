@@ -246,16 +246,25 @@ def test_a_tool_call_is_streamed_as_it_is_made(client: openai.OpenAI) -> None:
     assert call.parsed_arguments == json.loads(call.arguments)
 
 
-def test_a_custom_tool_by_its_grammar(client: openai.OpenAI) -> None:
-    query: Any = {
-        "type": "custom",
-        "name": "query",
-        "format": {
-            "type": "grammar",
-            "syntax": "regex",
-            "definition": r"SELECT [a-z]{1,6} FROM \"[a-z]{1,6}\"\n",
-        },
-    }
+@pytest.mark.parametrize(
+    ("syntax", "definition"),
+    [
+        ("regex", r"SELECT [a-z]{1,6} FROM \"[a-z]{1,6}\"\n"),
+        (
+            "lark",
+            r"""
+            start: "SELECT " name " FROM " "\"" name "\"" LF
+            name: /[a-z]{1,6}/
+            %import common.LF
+            """,
+        ),
+    ],
+)
+def test_a_custom_tool_by_its_grammar(
+    client: openai.OpenAI, syntax: str, definition: str
+) -> None:
+    format_ = {"type": "grammar", "syntax": syntax, "definition": definition}
+    query: Any = {"type": "custom", "name": "query", "format": format_}
     stream = client.responses.create(
         model=ASSISTANT,
         input="Look it up.",

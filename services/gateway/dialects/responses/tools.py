@@ -16,6 +16,7 @@ from services.gateway.dialects.fields import (
     required,
     unsupported,
 )
+from services.gateway.dialects.responses.lark import NotRegularError, as_regex
 from services.gateway.dialects.responses.tool_names import ToolName, ToolNames
 
 INPUT = "input"
@@ -125,10 +126,11 @@ class Toolset:
             case "regex":
                 return {"pattern": f"^(?:{_bare(definition)})$"}
             case "lark":
-                self.warnings.append(
-                    f"{at}: a Lark grammar is told to the model, but not enforced"
-                )
-                return {"description": f"By this Lark grammar:\n{definition}"}
+                try:
+                    return {"pattern": f"^(?:{as_regex(definition)})$"}
+                except NotRegularError as error:
+                    self.warnings.append(f"{at}: told, but not enforced: {error}")
+                    return {"description": f"By this Lark grammar:\n{definition}"}
             case syntax:
                 raise refused(f"{at}.syntax", f"'{syntax}' is neither lark nor regex")
 

@@ -214,6 +214,20 @@ def test_an_escaped_dollar_is_no_anchor(regex: str, bare: str) -> None:
     assert text["pattern"] == f"^(?:{bare})$"
 
 
+def test_a_lark_grammar_is_enforced_where_it_is_regular() -> None:
+    def tool(definition: str) -> tuple[Json, list[str]]:
+        format_ = {"type": "grammar", "syntax": "lark", "definition": definition}
+        custom = {"type": "custom", "name": "w", "format": format_}
+        translation = translate(body(tools=[custom]))
+        function = translation.body["tools"][0]["function"]
+        return function["parameters"]["properties"]["input"], translation.warnings
+
+    assert tool('start: "a"+') == ({"type": "string", "pattern": "^(?:(?:a)+)$"}, [])
+    told, [warning] = tool('start: "a" start')
+    assert told["description"] == 'By this Lark grammar:\nstart: "a" start'
+    assert warning == "tools[0].format: told, but not enforced: start recurs"
+
+
 ALLOWED = {
     "type": "allowed_tools",
     "mode": "required",
