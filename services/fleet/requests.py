@@ -30,6 +30,8 @@ class InFlight:
     node: str | None = None
     phase: RequestPhase = RequestPhase.WAITING
     first_token: float | None = None
+    prompt_tokens: int = 0
+    """As a stream tells before its end; 0 until then."""
     key: KeySection | None = None
     """Whose it is, where that was shown."""
     tokens: int = 0

@@ -13,8 +13,10 @@ from services.gateway import (
     ollama,
     responses,
 )
+from services.gateway.auth import authenticate
 from services.gateway.client_request import REQUEST_ID, request_id
 from services.gateway.context import GATEWAY, Gateway
+from services.gateway.cors import allow_origin, preflight
 from services.gateway.dialect_choice import COUNT_TOKENS, MESSAGES
 from services.gateway.dialects.anthropic import translate_count, translate_messages
 from services.gateway.errors import envelope
@@ -25,10 +27,12 @@ MB = 1024 * 1024
 
 def make_app(gateway: Gateway) -> web.Application:
     app = web.Application(
-        middlewares=[envelope, guard], client_max_size=gateway.limits.max_body_mb * MB
+        middlewares=[envelope, preflight, guard, authenticate],
+        client_max_size=gateway.limits.max_body_mb * MB,
     )
     app[GATEWAY] = gateway
     app.on_response_prepare.append(_name_request)
+    app.on_response_prepare.append(allow_origin)
     app.add_routes(
         [
             web.get("/", info.health),

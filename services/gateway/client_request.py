@@ -12,8 +12,9 @@ import orjson
 from aiohttp import web
 
 from neuron.protocol.errors import ApiError
-from neuron.protocol.headers import CALLER, MODEL, caller_value
+from neuron.protocol.headers import MODEL
 from services.fleet.dispatch import Dispatcher
+from services.gateway import identity
 from services.gateway.dialects.base import Json, Translation
 
 REQUEST_ID = "X-Request-Id"
@@ -56,9 +57,11 @@ def request_id(request: web.Request) -> str:
 
 
 def client_name(request: web.Request) -> str:
-    """Address and program of the client, for people."""
+    """Key, address and program of the client, for people."""
+    key = identity.key_of(request)
     agent = request.headers.get("User-Agent", "").split(" ")[0][:60]
-    return f"{request.remote or 'local'} {agent}".strip()
+    parts = (key.name if key else "", request.remote or "local", agent)
+    return " ".join(filter(None, parts))
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -129,6 +132,7 @@ async def read_call(
         translation = await translate(fields)
         path, body = translation.path, await _encoded(translation.body, len(body))
     model = await dispatcher.concrete(asked)
+    identity.begin(request, model, path)
     return Call(
         path=path,
         body=body,
@@ -157,5 +161,5 @@ def _headers(request: web.Request, model: str, *, translated: bool) -> dict[str,
         **forwarded,
         REQUEST_ID: request_id(request),
         MODEL: model,
-        CALLER: caller_value(client_name(request)),
+        **identity.admission(request, client_name(request)),
     }

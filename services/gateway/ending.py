@@ -87,7 +87,7 @@ def _book(gateway: Gateway, request: InFlight, ending: Ending) -> None:
     by what was seen of it."""
     if request.key is None:
         return
-    usage = ending.usage or Usage(completion=request.tokens)
+    usage = ending.usage or Usage(request.prompt_tokens, request.tokens)
     price = gateway.fleet.state.entry(request.model).cost
     spent = Spent(
         requests=1,

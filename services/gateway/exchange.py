@@ -171,6 +171,7 @@ class Exchange:
     ) -> web.StreamResponse:
         first = await relay.first_chunk(upstream)
         response = await self._stream.open()
+        self._entry.prompt_tokens = relay.prompt_tokens(upstream)
         meter, entry = StreamMeter(), self._entry
         self._meter = meter
 

@@ -19,6 +19,7 @@ from services.gateway.context import GATEWAY
 from services.gateway.dialects.base import Json, Translation
 from services.gateway.ending import record
 from services.gateway.exchange import Exchange
+from services.gateway.identity import key_of
 from services.gateway.metrics import GENERATING
 
 log = logging.getLogger(__name__)
@@ -63,13 +64,15 @@ async def serve(
 ) -> web.StreamResponse:
     """One inference request, from its body to its log line."""
     gateway = request.app[GATEWAY]
-    id_ = request_id(request)
+    id_, key = request_id(request), key_of(request)
     try:
         if gateway.stopping.is_set():
             raise shutting_down()
         call = await read_call(request, gateway.fleet.dispatcher, translate)
     except (ApiError, web.HTTPException) as error:
         gateway.metrics.refused(request.path, error.status)
+        if key is not None:
+            gateway.metrics.keys.request_refused(key.name, error.status)
         log.info("request id=%s refused: %d %s", id_, error.status, error)
         raise
     entry = gateway.fleet.state.requests.open(
@@ -79,6 +82,7 @@ async def serve(
         request.path,
         generates=call.path in GENERATING,
     )
+    entry.key = key
     exchange = Exchange(gateway, request, call, entry)
     try:
         return await exchange.run()

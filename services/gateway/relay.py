@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from neuron.protocol import sse
+from neuron.protocol.headers import PROMPT_TOKENS
 from services.config import GatewaySection
 from services.fleet.client import NodeClient
 from services.gateway.client_request import Call
@@ -122,6 +123,12 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 def is_stream(response: aiohttp.ClientResponse) -> bool:
     return response.content_type == sse.CONTENT_TYPE
+
+
+def prompt_tokens(response: aiohttp.ClientResponse) -> int:
+    """How long a stream's prompt was; 0 where the neuron does not tell."""
+    told = response.headers.get(PROMPT_TOKENS, "")
+    return int(told) if told.isdecimal() else 0
 
 
 def response_headers(response: aiohttp.ClientResponse) -> dict[str, str]:

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 
 from neuron.protocol import routes, sse
 from neuron.protocol.errors import ApiError
+from neuron.protocol.headers import PROMPT_TOKENS
 from neuron.protocol.types import (
     Discovery,
     Event,
@@ -36,6 +37,8 @@ from neuron.protocol.types import (
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PLAN_BYTES = 1000
+PROMPT = 7
+"""Tokens of every prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +260,8 @@ def _refused(error: ApiError) -> web.Response:
 
 
 async def _open_stream(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": sse.CONTENT_TYPE})
+    headers = {"Content-Type": sse.CONTENT_TYPE, PROMPT_TOKENS: str(PROMPT)}
+    response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     return response
 
@@ -281,9 +285,9 @@ def token(text: str) -> bytes:
 
 def usage(completion: int) -> dict[str, object]:
     return {
-        "prompt_tokens": 7,
+        "prompt_tokens": PROMPT,
         "completion_tokens": completion,
-        "total_tokens": 7 + completion,
+        "total_tokens": PROMPT + completion,
         "prompt_tokens_details": {"cached_tokens": 4},
     }
 

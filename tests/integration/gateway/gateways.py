@@ -24,6 +24,7 @@ from services.config import (
 from services.fleet.fleet import Fleet
 from services.gateway.context import Gateway
 from services.gateway.listeners import listening
+from services.keys.file import Keys, KeySection
 from services.schema import FleetSnapshot
 from tests.support.fake_neuron import FakeNeuron
 from tests.support.processes import Home
@@ -132,6 +133,7 @@ async def gateway_before(
     *,
     models: tuple[ModelEntry, ...] = (),
     default_model: str | None = None,
+    keys: tuple[KeySection, ...] = (),
     **limits: Any,
 ) -> AsyncIterator[Client]:
     """A gateway whose neurons are at these places; the first poll has happened."""
@@ -154,7 +156,8 @@ async def gateway_before(
         found=bool(models),
         default_model=default_model,
     )
-    fleet = Fleet(Settings(config, None, catalogue))
+    in_force = Keys(keys, home.root / "keys.toml", found=bool(keys))
+    fleet = Fleet(Settings(config, None, catalogue, in_force))
     gateway = Gateway.before(fleet)
     socket = home.root / "run" / "gateway.sock"
     async with listening(gateway, socket), fleet:
