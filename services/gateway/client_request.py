@@ -21,6 +21,7 @@ REQUEST_ID = "X-Request-Id"
 FORWARDED_HEADERS = ("Content-Type", "Accept")
 LARGE_BODY = 256 * 1024
 _ID = web.RequestKey("request_id", str)
+_FIELDS = web.RequestKey("fields", dict)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 Translate = Callable[[Json], Translation]
@@ -79,11 +80,13 @@ async def read_body(request: web.Request) -> bytes:
 
 
 async def read_object(request: web.Request) -> Json:
-    """The body, decoded.
+    """The body, decoded once.
 
     Raises:
         ApiError: it is no JSON object.
     """
+    if _FIELDS in request:
+        return request[_FIELDS]
     try:
         fields: Any = orjson.loads(await read_body(request))
     except orjson.JSONDecodeError as error:
@@ -94,6 +97,7 @@ async def read_object(request: web.Request) -> Json:
         raise ApiError(
             400, "the body should be a JSON object", code="invalid_request_body"
         )
+    request[_FIELDS] = fields
     return fields
 
 

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 from neuron.protocol.errors import ApiError, model_not_found, shutting_down
 from neuron.protocol.types import ModelState
 from services.fleet import views
+from services.fleet.fleet import Fleet
 from services.gateway.client_request import (
     client_name,
     named_model,
@@ -145,21 +146,22 @@ def _answering(route: _Route) -> Handler:
             return await _load_or_unload(request, fields, route)
 
         async def translate(fields: Json) -> Translation:
-            translation = route.translate(fields)
-            if (seconds := translation.keep_alive) is not None:
-                translation.when_done = partial(
-                    _keep, request, translation.asked, seconds
-                )
-            return translation
+            return await _translation(request.app[GATEWAY].fleet, route, fields)
 
         return await serve(request, translate)
 
     return handle
 
 
-async def _keep(request: web.Request, asked: str, seconds: float) -> None:
-    fleet = request.app[GATEWAY].fleet
-    fleet.idle.keep_alive(await fleet.dispatcher.concrete(asked), seconds)
+async def _translation(fleet: Fleet, route: _Route, fields: Json) -> OllamaTranslation:
+    translation = route.translate(fields)
+    model = await fleet.dispatcher.concrete(translation.asked)
+    capabilities = views.model_view(fleet.state, model).capabilities
+    if fields.get("think") and "reasoning" not in capabilities:
+        translation.warnings.append(f"think: {model} does not think")
+    if (seconds := translation.keep_alive) is not None:
+        translation.when_done = partial(fleet.idle.keep_alive, model, seconds)
+    return translation
 
 
 async def _load_or_unload(

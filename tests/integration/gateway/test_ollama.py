@@ -89,9 +89,12 @@ async def test_what_has_no_effect_is_told_in_a_header(home: Home) -> None:
         gateway_before(home, {"a": fake}) as client,
     ):
         body = {"model": "m", "messages": HI, "options": {"num_ctx": 4096}}
-        async with client.http.post("/api/chat", json=body) as response:
+        async with client.http.post(
+            "/api/chat", json=body | {"think": True}
+        ) as response:
             assert response.headers["X-Cortex-Warning"] == (
-                "options.num_ctx: the context is as long as the model was loaded with"
+                "options.num_ctx: the context is as long as the model was loaded with;"
+                " think: m does not think"
             )
 
 

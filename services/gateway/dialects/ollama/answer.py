@@ -1,7 +1,7 @@
 """What is said in answer to one request."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import orjson
@@ -14,7 +14,7 @@ from services.gateway.dialects.ollama.lines import Said, as_message, ending, lin
 from services.gateway.dialects.ollama.places import named_as_sent
 
 
-async def _nothing() -> None:
+def _nothing() -> None:
     pass
 
 
@@ -27,7 +27,7 @@ class OllamaTranslation(Translation):
     word: Callable[[Said], Json]
     keep_alive: float | None = None
     """Seconds that the model should stay loaded without a request."""
-    when_done: Callable[[], Awaitable[None]] = _nothing
+    when_done: Callable[[], None] = _nothing
     """What `settle` does."""
     started: float = field(default_factory=time.monotonic)
 
@@ -51,7 +51,7 @@ class OllamaTranslation(Translation):
         return named_as_sent(error, chat=self.word is as_message)
 
     async def settle(self) -> None:
-        await self.when_done()
+        self.when_done()
 
     def last(self, said: Said, reason: str, told: Json) -> Json:
         """The object that ends the answer."""
