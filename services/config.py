@@ -3,6 +3,7 @@
 Every key here does something; any other key is an error with file and line.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,6 +25,8 @@ from services.schema import DEFAULT_METRICS_PORT, DEFAULT_PORT
 CORTEX_TOML = "cortex.toml"
 MODELS_TOML = "models.toml"
 ENV_PREFIX = "CORTEX_"
+CLIENTS_KEY = "CORTEX_KEY"
+"""The variable of the prefix that is the command line's: a key to show elsewhere."""
 LOCAL_NODE = "local"
 """Name of the neuron that the gateway runs on its own host."""
 OFF = "off"
@@ -261,8 +264,13 @@ def load_settings(explicit: Path | None = None, listen: str | None = None) -> Se
     Raises:
         ConfigError: a file cannot be used; the message names file, line and key.
     """
+    environ = {name: os.environ[name] for name in os.environ.keys() - {CLIENTS_KEY}}
     loaded = config_file.load(
-        CortexConfig, CORTEX_TOML, explicit=explicit, env_prefix=ENV_PREFIX
+        CortexConfig,
+        CORTEX_TOML,
+        explicit=explicit,
+        env_prefix=ENV_PREFIX,
+        environ=environ,
     )
     config = _listening(loaded.config, listen)
     _refuse_duplicates(

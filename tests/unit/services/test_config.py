@@ -241,3 +241,78 @@ def test_listening_beyond_loopback_by_argument_needs_consent_too(user: Home) -> 
     assert load_settings(listen="0.0.0.0:1").config.gateway.listen == "0.0.0.0:1"
     with pytest.raises(ConfigError, match="--listen nowhere: should be HOST:PORT"):
         load_settings(listen="nowhere")
+
+
+KEY = f"[[keys]]\nid = 'alice'\nname = 'alice'\nhash = 'sha256:{'0' * 64}'\n"
+
+
+def test_listening_beyond_loopback_with_keys(user: Home) -> None:
+    with pytest.raises(ConfigError, match=r"cortex-tui keys add NAME.*keys\.toml"):
+        load_settings(listen="0.0.0.0:1")
+    user.config_file("keys.toml", KEY)
+    assert len(load_settings(listen="0.0.0.0:1").keys.entries) == 1
+    user.config_file("keys.toml", "")
+    user.config_file("cortex.toml", '[gateway]\nauth = "keys"\n')
+    assert load_settings(listen="0.0.0.0:1").config.gateway.auth == "keys"
+
+
+def test_an_explicit_file_brings_the_keys_beside_it(user: Home, tmp_path: Path) -> None:
+    user.config_file("keys.toml", KEY)
+    config = tmp_path / "mine.toml"
+    config.write_text("")
+    assert load_settings(config).keys.path == tmp_path / "keys.toml"
+    assert load_settings(config).keys.entries == ()
+    assert len(load_settings().keys.entries) == 1
+
+
+def test_a_broken_keys_file_is_refused(user: Home) -> None:
+    file = user.config_file("keys.toml", KEY + "rpm = 1\n")
+    with pytest.raises(ConfigError, match=f"{file}:5: keys.0.rpm: unknown key"):
+        load_settings()
+
+
+def test_the_command_lines_own_variable_is_not_complained_of(
+    user: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CORTEX_KEY", "ck-alice-1")
+    monkeypatch.setenv("CORTEX_KEYS", "1")
+    load_settings()
+    assert "CORTEX_KEYS" in caplog.text
+    assert "CORTEX_KEY " not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "origin", ["chat.example", "https://chat.example/", "null", "https://", ""]
+)
+def test_origins_are_origins(user: Home, origin: str) -> None:
+    message = refusal(user, f"[gateway]\ncors_origins = ['*', '{origin}']\n")
+    assert "cortex.toml:2: gateway.cors_origins.1: should be an origin" in message
+
+
+def test_origins(user: Home) -> None:
+    origins = ("https://chat.example", "http://localhost:3000", "*")
+    user.config_file("cortex.toml", f"[gateway]\ncors_origins = {list(origins)}\n")
+    assert load_settings().config.gateway.cors_origins == origins
+
+
+def test_costs_are_by_the_million(user: Home) -> None:
+    user.config_file(
+        "models.toml",
+        """
+        models = [
+            { id = "a", cost = { input = 2, output = 6, cached_input = 0.5 } },
+            { id = "b", cost = { input = 2, output = 6 } },
+            { id = "c" },
+        ]
+        """,
+    )
+    catalogue = load_settings().catalogue
+    dear, plain = catalogue.entry("a").cost, catalogue.entry("b").cost
+    assert dear is not None
+    assert plain is not None
+    assert dear.of(10**6, 400_000, 10**5) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.6)
+    assert plain.of(10**6, 400_000, 10**5) == pytest.approx(2 + 0.6)
+    assert catalogue.entry("c").cost is None
+    message = refusal(user, models="[[models]]\nid = 'a'\ncost = { input = -1 }\n")
+    assert "models.0.cost.input: " in message
+    assert "models.0.cost.output: " in message
