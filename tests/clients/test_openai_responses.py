@@ -259,6 +259,7 @@ def test_a_tool_call_is_streamed_as_it_is_made(client: openai.OpenAI) -> None:
             """,
         ),
     ],
+    ids=["regex", "lark"],
 )
 def test_a_custom_tool_by_its_grammar(
     client: openai.OpenAI, syntax: str, definition: str

@@ -22,7 +22,8 @@ from services.gateway.dialects.responses.tool_names import ToolName, ToolNames
 INPUT = "input"
 """The one argument of a function that stands for a custom tool."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_NO_HOSTED = "is a hosted tool, and there are none here"
+_NOT_HERE = "is one of OpenAI's own tools, which are not here"
+_IDLE = ("allowed_callers", "async", "defer_loading", "output_schema")
 _CALLABLE = ("function", "custom")
 
 
@@ -37,6 +38,8 @@ class Toolset:
     names: ToolNames = field(default_factory=ToolNames)
     hosted: list[tuple[str, str]] = field(default_factory=list)
     """Place and type of what nobody here can run."""
+    idle: set[str] = field(default_factory=set)
+    """Fields of tools that have no effect here."""
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -54,8 +57,11 @@ class Toolset:
             tools._add(tool, place)
         for place, kind in tools.hosted:
             if not tools.functions:
-                raise unsupported(f"{place}.type", f"'{kind}' {_NO_HOSTED}")
-            tools.warnings.append(f"{place}: '{kind}' {_NO_HOSTED}")
+                raise unsupported(f"{place}.type", f"'{kind}' {_NOT_HERE}")
+            tools.warnings.append(f"{place}: '{kind}' {_NOT_HERE}")
+        tools.warnings += [
+            f"tools: {name} has no effect here" for name in sorted(tools.idle)
+        ]
         return tools
 
     def _add(self, tool: Json, place: str) -> None:
@@ -74,7 +80,7 @@ class Toolset:
         for inner_place, inner in objects(tool, "tools", place):
             kind = required(inner, "type", str, inner_place)
             if kind not in _CALLABLE:
-                raise unsupported(f"{inner_place}.type", f"'{kind}' {_NO_HOSTED}")
+                raise unsupported(f"{inner_place}.type", f"'{kind}' {_NOT_HERE}")
             self._add_callable(inner, inner_place, namespace, about)
             about = ""
 
@@ -88,6 +94,7 @@ class Toolset:
                 f"{place}.name",
                 "should be 1 to 128 letters, digits, dashes, underscores",
             )
+        self.idle |= {name for name in _IDLE if tool.get(name)}
         function = self.names.add(ToolName(name, namespace, custom))
         if function is None:
             raise refused(f"{place}.name", f"there is another tool '{name}'")
@@ -159,7 +166,7 @@ class Toolset:
             case "allowed_tools":
                 return self._allowed(asked, place)
             case kind:
-                raise unsupported(f"{place}.type", f"'{kind}' {_NO_HOSTED}")
+                raise unsupported(f"{place}.type", f"'{kind}' {_NOT_HERE}")
 
     def _chosen(self, asked: Json, place: str) -> Json:
         name = required(asked, "name", str, place)
@@ -180,8 +187,8 @@ class Toolset:
                 hosted.append((at, kind))
         for at, kind in hosted:
             if not allowed:
-                raise unsupported(f"{at}.type", f"'{kind}' {_NO_HOSTED}")
-            self.warnings.append(f"{at}: '{kind}' {_NO_HOSTED}")
+                raise unsupported(f"{at}.type", f"'{kind}' {_NOT_HERE}")
+            self.warnings.append(f"{at}: '{kind}' {_NOT_HERE}")
         mode = required(asked, "mode", str, place)
         if mode not in ("auto", "required"):
             raise refused(f"{place}.mode", "should be auto or required")

@@ -144,7 +144,7 @@ def test_a_hosted_tool_beside_others_is_left_out_aloud() -> None:
     translation = translate(body(tools=[SEARCH, LOOK]))
     assert [t["function"]["name"] for t in translation.body["tools"]] == ["look"]
     assert translation.warnings == [
-        "tools[0]: 'web_search' is a hosted tool, and there are none here"
+        "tools[0]: 'web_search' is one of OpenAI's own tools, which are not here"
     ]
     assert translation.shape.response["tools"] == [SEARCH, LOOK]
 
@@ -168,7 +168,7 @@ def test_a_hosted_tool_beside_others_is_left_out_aloud() -> None:
 def test_a_hosted_tool_that_is_needed_is_refused(fields: Json, param: str) -> None:
     error = refusal(**fields)
     assert (error.code, error.param) == ("unsupported_parameter", param)
-    assert "'web_search' is a hosted tool" in error.message
+    assert "'web_search' is one of OpenAI's own tools" in error.message
 
 
 def test_namespaces_are_flattened() -> None:
@@ -315,6 +315,7 @@ def test_what_is_wrong_is_named(fields: Json, param: str) -> None:
         ({"client_metadata": {}}, "client_metadata"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
         ({"store": True}, "store"),
+        ({"tools": [LOOK | {"defer_loading": True}]}, "tools"),
     ],
 )
 def test_what_has_no_effect_is_told(fields: Json, warned: str) -> None:
