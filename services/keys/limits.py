@@ -4,6 +4,7 @@ Requests are counted as they begin, tokens once they are known. Nothing here wai
 that between the check and the count there is no other request.
 """
 
+import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -41,11 +42,11 @@ class Limits:
             (rates.requests, key.requests_per_minute, "requests"),
             (rates.tokens, key.tokens_per_minute, "tokens"),
         ):
-            wait = minute.wait_below(limit, now) if limit is not None else 0.0
+            wait = math.ceil(minute.wait_below(limit, now)) if limit is not None else 0
             if wait > 0:
                 raise overloaded(
                     f"the key '{key.name}' has used up its {limit} {what} per minute; "
-                    f"retry in {wait:.0f} s",
+                    f"retry in {wait} s",
                     retry_after=wait,
                 )
         rates.requests.add(1, now)
@@ -92,7 +93,7 @@ def check_model(key: KeySection, model: str) -> None:
 
 
 def _exhausted(key: KeySection, budget: str, now: float) -> ApiError:
-    renews_at = key.renews_at(now)
+    renews_at = int(key.renews_at(now))
     renews = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(renews_at))
     return ApiError(
         429,
@@ -100,6 +101,6 @@ def _exhausted(key: KeySection, budget: str, now: float) -> ApiError:
         f"renews at {renews}",
         code="insufficient_quota",
         type="rate_limit_error",
-        retry_after=renews_at - now,
-        details={"renews_at": int(renews_at)},
+        retry_after=math.ceil(renews_at - now),
+        details={"renews_at": renews_at},
     )
