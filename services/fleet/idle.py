@@ -35,6 +35,7 @@ class _Use:
     steps: Mapping[str, int | None]
     """Node → what its engine has done, for whomever."""
     unload_after: float = 0.0
+    """No unload is begun before."""
 
 
 class IdleModels:
@@ -131,7 +132,7 @@ class IdleModels:
             load.in_flight or load.queued for load in loads.values()
         )
         if busy or (used.requests, used.steps) != (requests, steps):
-            used.since, used.requests, used.steps = now, requests, steps
+            used = self._uses[model] = _Use(now, requests, steps)
         return None if busy else now - used.since
 
     def _loads(self, model: str) -> dict[str, ModelLoad]:

@@ -269,12 +269,12 @@ def test_loads_and_unloads(llama: Any) -> None:
     assert (told.done, told.done_reason) == (True, "load")
     forever = loaded(llama)[AGENT].expires_at - datetime.now(UTC)
     assert forever > timedelta(days=365)
-    # With an answer, it is unloaded once that has ended.
-    llama.chat(**CHAT | {"model": AGENT}, keep_alive=0)
-    deadline = time.monotonic() + 20
-    while AGENT in loaded(llama):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    for wish in ("1s", 0):
+        llama.chat(**CHAT | {"model": AGENT}, keep_alive=wish)
+        deadline = time.monotonic() + 20
+        while AGENT in loaded(llama):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 SEEN: Any = [{"role": "user", "content": "What is it?", "images": [PNG]}]

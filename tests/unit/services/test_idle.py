@@ -195,6 +195,21 @@ async def test_an_unload_that_does_not_help_is_tried_again_later(fleet: Fleet) -
     assert fleet.unloaded == ["m on a"] * 2
 
 
+async def test_what_is_used_again_after_an_unload_goes_in_its_own_time(
+    fleet: Fleet,
+) -> None:
+    fleet.has("m")
+    async with fleet.watched():
+        await fleet.later(60)
+        fleet.has("m")
+        request = fleet.state.requests.open("r", "m", "client", "/api/chat")
+        fleet.state.requests.close(request, failed=False)
+        fleet.idle.keep_alive("m", 1)
+        await fleet.later(0)
+        await fleet.later(1)
+    assert fleet.unloaded == ["m on a"] * 2
+
+
 async def test_what_is_asked_for_now_is_done_unless_it_is_in_use(fleet: Fleet) -> None:
     fleet.has("free")
     request = fleet.state.requests.open("r", "free", "client", "/api/chat")

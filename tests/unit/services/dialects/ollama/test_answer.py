@@ -292,6 +292,26 @@ def put_together(told: list[Json]) -> Json:
     }
 
 
+def as_the_neuron_has_it(message: Json) -> Json:
+    """The way back, of all that both sides have."""
+    calls = [
+        {
+            "id": each["id"],
+            "type": "function",
+            "function": {
+                "name": each["function"]["name"],
+                "arguments": orjson.dumps(each["function"]["arguments"]).decode(),
+            },
+        }
+        for each in message.get("tool_calls", [])
+    ]
+    return {
+        "content": message["content"] or None,
+        "reasoning_content": message.get("thinking", ""),
+        "tool_calls": calls,
+    }
+
+
 @given(_said, st.data())
 def test_any_split_of_a_stream_says_what_the_whole_says(
     said: Json, data: st.DataObject
@@ -309,6 +329,7 @@ def test_any_split_of_a_stream_says_what_the_whole_says(
         "tool_calls": calls,
     }
     answer = whole(chatting(), {"message": message, "finish_reason": "stop"})
+    assert as_the_neuron_has_it(answer["message"]) == message
     assert put_together(told) == {"thinking": "", "tool_calls": []} | answer["message"]
     assert timeless(told[-1]) == timeless(answer) | {
         "message": {"role": "assistant", "content": ""}
