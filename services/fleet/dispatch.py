@@ -1,6 +1,7 @@
 """Finds the replica that takes a request, and waits where there is none yet."""
 
 import time
+from collections.abc import Callable
 
 from neuron.protocol.errors import model_not_found, unavailable
 from neuron.protocol.types import ModelState
@@ -17,6 +18,8 @@ from services.fleet.routing import (
 )
 from services.fleet.state import FleetState
 
+MayUse = Callable[[str], bool]
+"""Whether whoever asks may use the model of that id."""
 LOOK_AGAIN_S = 1.0
 """Waiting ends with the next change; this bounds what a missed one costs."""
 MAX_LOADS = 2
@@ -97,7 +100,7 @@ class Dispatcher:
                 case Unknown():
                     await self.wait_to_hear_of(model)
 
-    async def concrete(self, asked: str) -> str:
+    async def concrete(self, asked: str, may_use: MayUse = lambda _: True) -> str:
         """The model that a client means: one of that id, else what the catalogue has
         the name stand for, else the default model. The tag `latest` says nothing.
 
@@ -113,14 +116,18 @@ class Dispatcher:
             # A node that is yet to be heard may have a model of that very id.
             await self.wait_for_first_answers()
         model = self._known(asked, untagged) or meant
-        await self.wait_to_hear_of(model)
+        await self.wait_to_hear_of(model, may_use)
         return model
 
     def _known(self, *names: str) -> str | None:
         return next((name for name in names if self._state.knows(name)), None)
 
-    async def wait_to_hear_of(self, model: str) -> None:
+    async def wait_to_hear_of(
+        self, model: str, may_use: MayUse = lambda _: True
+    ) -> None:
         """Until a node knows it; 404 once all have spoken, 503 while some may yet.
+
+        Of other models only those are told that whoever asks may use.
 
         Raises:
             ApiError: nobody has it.
@@ -128,7 +135,9 @@ class Dispatcher:
         state = self._state
         while not state.knows(model):
             if state.all_heard:
-                raise model_not_found(model, self.served_models())
+                raise model_not_found(
+                    model, list(filter(may_use, self.served_models()))
+                )
             if self._age() > HEARING_S:
                 silent = ", ".join(
                     sorted(n.name for n in state.nodes.values() if not n.heard)

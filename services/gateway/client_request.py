@@ -13,7 +13,6 @@ from aiohttp import web
 
 from neuron.protocol.errors import ApiError
 from neuron.protocol.headers import MODEL
-from services.fleet.dispatch import Dispatcher
 from services.gateway import identity
 from services.gateway.dialects.base import Json, Translation
 
@@ -120,7 +119,6 @@ def named_model(fields: Json) -> str:
 
 async def read_call(
     request: web.Request,
-    dispatcher: Dispatcher,
     translate: Callable[[Json], Awaitable[Translation]] | None,
 ) -> Call:
     """Read the body, once, and learn which model it is for.
@@ -135,7 +133,7 @@ async def read_call(
     if translate is not None:
         translation = await translate(fields)
         path, body = translation.path, await _encoded(translation.body, len(body))
-    model = await dispatcher.concrete(asked)
+    model = await identity.concrete(request, asked)
     identity.begin(request, model, path)
     return Call(
         path=path,

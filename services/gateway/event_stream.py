@@ -6,12 +6,15 @@ between, and nothing is queued for it.
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
 from neuron.protocol import sse
 from services.fleet.deltas import diff, is_empty
 from services.gateway.context import GATEWAY, Gateway
+from services.gateway.identity import still_good
 from services.gateway.sending import send
 from services.schema import FleetEvent, FleetSnapshot
 
@@ -20,13 +23,13 @@ KEEPALIVE_S = 10.0
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """Until the client goes away or the gateway stops."""
+    """Until the client goes away, its key is revoked, or the gateway stops."""
     gateway = request.app[GATEWAY]
     response = web.StreamResponse(
         headers={"Content-Type": sse.CONTENT_TYPE, "Cache-Control": "no-cache"}
     )
     await response.prepare(request)
-    subscriber = Subscriber(gateway, response)
+    subscriber = Subscriber(gateway, response, partial(still_good, request))
     closing = asyncio.create_task(gateway.closing.wait())
     last = sse.event_number(request.headers.get("Last-Event-ID", ""))
     following = asyncio.create_task(subscriber.follow(last))
@@ -44,15 +47,21 @@ async def events(request: web.Request) -> web.StreamResponse:
 class Subscriber:
     """One client of the stream."""
 
-    def __init__(self, gateway: Gateway, response: web.StreamResponse) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        response: web.StreamResponse,
+        welcome: Callable[[], bool],
+    ) -> None:
         self._gateway = gateway
+        self._welcome = welcome
         self._state = gateway.fleet.state
         self._response = response
         self._event_seq = self._state.events.seq
         self._written = time.monotonic()
 
     async def follow(self, last_event_id: int | None) -> None:
-        """Send for ever.
+        """Send for as long as the client is welcome.
 
         Raises:
             ConnectionResetError: the client is gone, or reads nothing.
@@ -61,7 +70,7 @@ class Subscriber:
             self._event_seq = min(last_event_id, self._event_seq)
         sent = self._gateway.snapshot()
         await self._send(sse.encode(sent.model_dump_json(), event="snapshot"))
-        while True:
+        while self._welcome():
             await self._send_events()
             sent = await self._send_delta(sent)
             await asyncio.sleep(MIN_INTERVAL_S)

@@ -1,5 +1,6 @@
 """On whose behalf a request is served: what the key means beyond the door."""
 
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -22,6 +23,22 @@ def may_see(request: web.Request, model: str) -> bool:
     """Whether whoever asks may use that model, and so learn of it."""
     key = key_of(request)
     return key is None or key.may_use(model)
+
+
+async def concrete(request: web.Request, asked: str) -> str:
+    """The model that whoever asks means by that name.
+
+    Raises:
+        ApiError: there is none; of the others those are told that they may use.
+    """
+    dispatcher = request.app[GATEWAY].fleet.dispatcher
+    return await dispatcher.concrete(asked, partial(may_see, request))
+
+
+def still_good(request: web.Request) -> bool:
+    """Whether the key that a long request began with has not been revoked since."""
+    key = key_of(request)
+    return key is None or request.app[GATEWAY].keys.ring.has(key.id)
 
 
 def begin(request: web.Request, model: str, route: str) -> None:

@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from neuron.protocol.errors import ApiError, shutting_down
+from services.gateway import identity
 from services.gateway.client_request import (
     Translate,
     client_name,
@@ -19,7 +20,6 @@ from services.gateway.context import GATEWAY
 from services.gateway.dialects.base import Json, Translation
 from services.gateway.ending import record
 from services.gateway.exchange import Exchange
-from services.gateway.identity import key_of
 from services.gateway.metrics import GENERATING
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         ApiError: always: no engine embeds.
     """
     asked = named_model(await read_object(request))
-    model = await request.app[GATEWAY].fleet.dispatcher.concrete(asked)
+    model = await identity.concrete(request, asked)
     raise ApiError(
         400,
         f"model '{model}' generates text and cannot embed; no model here can",
@@ -64,11 +64,11 @@ async def serve(
 ) -> web.StreamResponse:
     """One inference request, from its body to its log line."""
     gateway = request.app[GATEWAY]
-    id_, key = request_id(request), key_of(request)
+    id_, key = request_id(request), identity.key_of(request)
     try:
         if gateway.stopping.is_set():
             raise shutting_down()
-        call = await read_call(request, gateway.fleet.dispatcher, translate)
+        call = await read_call(request, translate)
     except (ApiError, web.HTTPException) as error:
         gateway.metrics.refused(request.path, error.status)
         if key is not None:

@@ -13,7 +13,6 @@ from aiohttp.typedefs import Handler
 from neuron.protocol.errors import ApiError, model_not_found, shutting_down
 from neuron.protocol.types import ModelState
 from services.fleet import views
-from services.fleet.fleet import Fleet
 from services.gateway.client_request import (
     client_name,
     named_model,
@@ -32,7 +31,7 @@ from services.gateway.dialects.ollama.lines import (
 )
 from services.gateway.dialects.ollama.models import listed, running, shown
 from services.gateway.dialects.ollama.request import translate_chat, translate_generate
-from services.gateway.identity import key_of, may_see
+from services.gateway.identity import concrete, key_of, may_see
 from services.gateway.inference import serve
 from services.gateway.replica_search import find_replica
 from services.keys.limits import check_model
@@ -109,7 +108,7 @@ async def show(request: web.Request) -> web.Response:
     # Older clients call it a name.
     asked = named_model({"model": fields.get("model") or fields.get("name")})
     fleet = request.app[GATEWAY].fleet
-    model = await fleet.dispatcher.concrete(asked)
+    model = await concrete(request, asked)
     found = {view.id: view for view in _served(request)}
     if model not in found:
         raise model_not_found(asked, sorted(found))
@@ -146,16 +145,19 @@ def _answering(route: _Route) -> Handler:
             return await _load_or_unload(request, fields, route)
 
         async def translate(fields: Json) -> Translation:
-            return await _translation(request.app[GATEWAY].fleet, route, fields)
+            return await _translation(request, route, fields)
 
         return await serve(request, translate)
 
     return handle
 
 
-async def _translation(fleet: Fleet, route: _Route, fields: Json) -> OllamaTranslation:
+async def _translation(
+    request: web.Request, route: _Route, fields: Json
+) -> OllamaTranslation:
+    fleet = request.app[GATEWAY].fleet
     translation = route.translate(fields)
-    model = await fleet.dispatcher.concrete(translation.asked)
+    model = await concrete(request, translation.asked)
     capabilities = views.model_view(fleet.state, model).capabilities
     if fields.get("think") and "reasoning" not in capabilities:
         translation.warnings.append(f"think: {model} does not think")
@@ -172,7 +174,7 @@ async def _load_or_unload(
         raise shutting_down()
     asked = named_model(fields)
     seconds = keep_alive(fields.get("keep_alive"))
-    model = await gateway.fleet.dispatcher.concrete(asked)
+    model = await concrete(request, asked)
     if (key := key_of(request)) is not None:
         check_model(key, model)
     if seconds == 0:

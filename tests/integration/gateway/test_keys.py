@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,12 @@ from services.config import CostSection, ModelEntry
 from services.keys import secret
 from services.keys.file import KeySection
 from services.schema import KeyList
-from tests.integration.gateway.gateways import Client, gateway_before, until
+from tests.integration.gateway.gateways import (
+    Client,
+    EventReader,
+    gateway_before,
+    until,
+)
 from tests.support import fake_neuron
 from tests.support.fake_neuron import FakeNeuron
 from tests.support.processes import Home
@@ -208,6 +214,19 @@ async def test_the_guard_against_web_pages_stays(home: Home) -> None:
         assert "Access-Control-Allow-Origin" not in headers
 
 
+async def test_a_revoked_key_hears_no_more_of_the_fleet(home: Home) -> None:
+    alice = key("alice", scope="read-only")
+    async with gateway(home, alice) as (client, _):
+        keeper = client.gateway.keys
+        async with client.http.get(schema.EVENTS, headers=bearer("alice")) as stream:
+            await EventReader(stream).next("snapshot")
+            revoked = alice.model_copy(update={"revoked": True})
+            keeper.take(replace(keeper.keys, entries=(revoked,)))
+            async with asyncio.timeout(10):
+                while await stream.content.readany():
+                    pass
+
+
 async def test_who_asked_is_in_the_journal(home: Home) -> None:
     async with gateway(home, key("alice", scope="admin")) as (client, _):
         status, answer, _ = await asked(client, bearer("alice"), "POST", schema.PIN)
@@ -231,6 +250,9 @@ async def test_models_a_key_may_not_use_do_not_exist_for_it(home: Home) -> None:
         assert answer["error"]["code"] == "model_not_allowed"
         assert answer["error"]["param"] == "model"
         assert len(fake.received) == 1
+        status, answer, _ = await asked(client, bearer("alice"), model="none")
+        assert status == 404
+        assert answer["error"]["message"].endswith("available: other")
 
 
 async def test_an_alias_is_checked_by_the_model_that_it_stands_for(home: Home) -> None:
