@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+from tokenizers import Tokenizer
+
+from neuron.models.bundled import bundled_root
+from tests.clients.conftest import MODEL
 
 QUESTION = "They lived happily ever after."
 """What the model answers in one sentence."""
@@ -13,6 +17,9 @@ ENDLESS = "Good night."
 LIMIT = 100
 """Tokens of an answer, enough for one that satisfies a schema: such a model spaces it
 out."""
+_TOKENS = Tokenizer.from_file(str(bundled_root() / MODEL / "tokenizer.json"))
+SHORT_OBJECTS = {str(_TOKENS.token_to_id(f"<0x{ord('}'):X}>")): 100}
+"""A logit bias that ends an object as soon as its schema lets it end."""
 Ending = Literal["happy", "sad"]
 
 
@@ -84,6 +91,8 @@ class Driver(ABC):
     """Its word for an answer that is complete; None if it has none."""
     length: ClassVar[str] = "length"
     """Its word for one that was cut at the limit."""
+    streams_usage: ClassVar[bool] = True
+    """Whether it tells the tokens of a streamed answer."""
     refused: ClassVar[type[Exception]]
     """What it raises at a 400."""
     unknown: ClassVar[type[Exception]]

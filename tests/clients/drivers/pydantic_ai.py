@@ -130,9 +130,7 @@ class Messages(_Agents):
     kind = AnthropicModel
 
     def provider(self) -> Any:
-        client = anthropic.AsyncAnthropic(
-            base_url=self.url, api_key="x", max_retries=0
-        )
+        client = anthropic.AsyncAnthropic(base_url=self.url, api_key="x", max_retries=0)
         return client, AnthropicProvider(anthropic_client=client)
 
     async def count(self) -> int:

@@ -1,0 +1,142 @@
+"""LiteLLM as a client, under the prefix of each provider that a gateway can be."""
+
+import json
+from typing import Any, ClassVar
+
+import openai
+
+from tests.clients.drivers.base import (
+    ENDLESS,
+    LIMIT,
+    QUESTION,
+    SHORT_OBJECTS,
+    TALE_TOOL,
+    Answer,
+    Called,
+    Driver,
+    Mood,
+    tale,
+)
+from tests.support import python_clients
+
+python_clients.require("litellm")
+
+import litellm  # noqa: E402
+
+litellm.suppress_debug_info = True  # What it prints beside what it raises.
+_ASK = {"role": "user", "content": QUESTION}
+_ENDLESS = {"role": "user", "content": ENDLESS}
+
+
+class _LiteLlm(Driver):
+    refused = litellm.BadRequestError
+    unknown = litellm.NotFoundError
+    prefix: ClassVar[str]
+    base: ClassVar[str] = "/v1"
+    call_settings: ClassVar[dict[str, Any]] = {"parallel_tool_calls": False}
+
+    def _ask(self, messages: list[Any], **settings: Any) -> Any:
+        asked = {"max_tokens": LIMIT, "temperature": 0} | settings
+        return litellm.completion(
+            model=f"{self.prefix}/{self.model}",
+            api_base=self.url + self.base,
+            api_key="x",
+            max_retries=0,
+            messages=messages,
+            **asked,
+        )
+
+    def _asked_in_a_stream(self, messages: list[Any], **settings: Any) -> Any:
+        more = {"stream": True, "stream_options": {"include_usage": True}}
+        pieces = [*self._ask(messages, **settings, **more)]
+        whole = litellm.stream_chunk_builder(pieces, messages=messages)
+        texts = [each.choices[0].delta.content for each in pieces if each.choices]
+        return whole, sum(map(bool, texts))
+
+    async def chat(self, *, temperature: float = 0, limit: int = LIMIT) -> Answer:
+        return _answer(self._ask([_ASK], temperature=temperature, max_tokens=limit))
+
+    async def stream(self) -> Answer:
+        return _answer(*self._asked_in_a_stream([_ASK]))
+
+    async def leave(self) -> None:
+        stream = self._ask([_ENDLESS], stream=True, max_tokens=200)
+        next(stream)
+        stream.completion_stream.close()
+
+    async def call(self, *, streamed: bool) -> Called:
+        def asked(messages: list[Any], choice: str, **more: Any) -> Any:
+            settings = {"tools": [TALE_TOOL], "tool_choice": choice, **more}
+            if streamed:
+                whole, _ = self._asked_in_a_stream(messages, **settings)
+            else:
+                whole = self._ask(messages, **settings)
+            return whole.choices[0].message
+
+        called = asked([_ASK], "required", **self.call_settings)
+        (call,) = called.tool_calls
+        arguments = json.loads(call.function.arguments)
+        told = {"role": "tool", "tool_call_id": call.id, "content": tale(**arguments)}
+        answer = asked([_ASK, called, told], "none")
+        return Called(call.function.name, arguments, answer.content)
+
+    async def structured(self) -> Mood:
+        answer = self._ask([_ASK], response_format=Mood)
+        return Mood.model_validate_json(answer.choices[0].message.content)
+
+
+class OpenAi(_LiteLlm):
+    route = "/v1/chat/completions"
+    prefix = "openai"
+
+
+class Vllm(_LiteLlm):
+    route = "/v1/chat/completions"
+    prefix = "hosted_vllm"
+    # It takes away from the schema that there is nothing beyond the properties.
+    call_settings = {"logit_bias": SHORT_OBJECTS}
+
+
+class Text(_LiteLlm):
+    route = "/v1/completions"
+    prefix = "text-completion-openai"
+    stop = "length"
+
+    async def leave(self) -> None:
+        # Its stream cannot be closed, but only the connection can.
+        with openai.OpenAI(base_url=f"{self.url}/v1", api_key="x") as client:
+            next(self._ask([_ENDLESS], stream=True, max_tokens=200, client=client))
+
+
+class Messages(_LiteLlm):
+    route = "/v1/messages"
+    prefix = "anthropic"
+    base = ""
+
+    async def count(self) -> int:
+        counted = await litellm.acount_tokens(
+            model=f"{self.prefix}/{self.model}",
+            messages=[_ASK],
+            api_base=self.url,
+            api_key="x",
+        )
+        assert not counted.error
+        tokens: int = counted.total_tokens
+        return tokens
+
+
+class Ollama(_LiteLlm):
+    route = "/api/chat"
+    prefix = "ollama_chat"
+    base = ""
+
+
+def _answer(whole: Any, pieces: int = 1) -> Answer:
+    (choice,) = whole.choices
+    return Answer(
+        choice.message.content,
+        finish=choice.finish_reason,
+        prompt=whole.usage.prompt_tokens,
+        completion=whole.usage.completion_tokens,
+        pieces=pieces,
+    )
