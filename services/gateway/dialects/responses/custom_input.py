@@ -24,45 +24,51 @@ class InputReader:
     """
 
     def __init__(self) -> None:
-        self.text = ""
-        """What was told so far."""
-        self._arguments = ""
+        self._told: list[str] = []
+        self._unread = ""
+        """All of it until the text begins, then what is not decoded yet."""
+        self._inside = False
         self._at = 0
-        """How far the arguments were read; 0: not into the text yet."""
         self._closed = False
+
+    @property
+    def text(self) -> str:
+        """What was told so far."""
+        return "".join(self._told)
 
     def feed(self, arguments: str) -> str:
         """More of the text, which may be none."""
-        self._arguments += arguments
-        if not self._at:
-            opening = _OPENING.match(self._arguments)
-            self._at = opening.end() if opening else 0
-        told = self._decoded() if self._at and not self._closed else ""
-        self.text += told
-        return told
+        self._unread += arguments
+        if not self._inside and (opening := _OPENING.match(self._unread)):
+            self._inside = True
+            self._unread = self._unread[opening.end() :]
+        return self._tell(self._decoded()) if self._inside else ""
 
     def finish(self) -> str:
         """What is left to be told once there are no more arguments."""
-        if self._at:
-            return ""
-        self.text = _input_of(self._arguments)
-        return self.text
+        return "" if self._inside else self._tell(_input_of(self._unread))
+
+    def _tell(self, text: str) -> str:
+        self._told.append(text)
+        return text
 
     def _decoded(self) -> str:
-        told: list[str] = []
-        while (piece := self._next()) is not None:
-            told.append(piece)
-        return "".join(told)
+        """As much as is certain, which is taken from what is unread."""
+        pieces, self._at = [], 0
+        while not self._closed and (piece := self._next()) is not None:
+            pieces.append(piece)
+        self._unread = self._unread[self._at :]
+        return "".join(pieces)
 
     def _next(self) -> str | None:
         """The next piece; None where it is not there yet, or the text is over."""
-        if plain := _PLAIN.match(self._arguments, self._at):
+        if plain := _PLAIN.match(self._unread, self._at):
             self._at = plain.end()
             return plain[0]
-        if self._arguments.startswith('"', self._at):
+        if self._unread.startswith('"', self._at):
             self._closed = True
             return None
-        escape = _ESCAPE.match(self._arguments, self._at)
+        escape = _ESCAPE.match(self._unread, self._at)
         if escape is None:
             return None
         if letter := escape[2]:
@@ -75,9 +81,9 @@ class InputReader:
         if code not in _SURROGATE:
             self._at = end
             return chr(code)
-        if code in _HIGH and _BEGUN.fullmatch(self._arguments, end):
+        if code in _HIGH and _BEGUN.fullmatch(self._unread, end):
             return None
-        low = _ESCAPE.match(self._arguments, end) if code in _HIGH else None
+        low = _ESCAPE.match(self._unread, end) if code in _HIGH else None
         if low is None or not low[1] or int(low[1], 16) not in _LOW:
             self._at = end
             return _UNKNOWN

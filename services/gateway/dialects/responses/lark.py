@@ -11,6 +11,8 @@ from typing import Final
 
 LONGEST: Final = 16 * 1024
 """In characters; a neuron takes no longer regex."""
+LONGEST_GRAMMAR: Final = 2 * LONGEST
+LONGEST_TERMINAL: Final = 1024
 _START: Final = "start"
 _TOKEN: Final = re.compile(
     r"""
@@ -44,7 +46,8 @@ _COMMON: Final = {
     "WS": r"[ \t\f\r\n]+",
     "WS_INLINE": r"[ \t]+",
 }
-_LOOKS_AROUND: Final = re.compile(r"\(\?<?[=!]|\\[1-9bBAzZ]|[\^$](?![^\[]*\])")
+_CLASS: Final = re.compile(r"\\\\|\\\[|\[(?:\\.|[^\]\\])*\]")
+_LOOKS_AROUND: Final = re.compile(r"\(\?<?[=!]|\\[1-9bBAzZ]|(?<!\\)[\^$]")
 _META: Final = re.compile(r"[\\.+*?()|\[\]{}^$/]")
 
 Tokens = list[re.Match[str]]
@@ -60,7 +63,12 @@ def as_regex(grammar: str) -> str:
     Raises:
         NotRegularError: there is none, or it is not known here how to find it.
     """
-    return _Expansion(*_rules(grammar)).of(_START)
+    if len(grammar) > LONGEST_GRAMMAR:
+        raise NotRegularError(f"it is longer than {LONGEST_GRAMMAR} characters")
+    try:
+        return _Expansion(*_rules(grammar)).of(_START)
+    except RecursionError as error:
+        raise NotRegularError("it is nested too deeply") from error
 
 
 def _rules(grammar: str) -> tuple[dict[str, Tokens], dict[str, str]]:
@@ -127,20 +135,17 @@ class _Expansion:
         while tokens and tokens[-1]["sign"] == "|":
             tokens.pop()
             found.append(self._sequence(tokens))
-        regex = found[0] if len(found) == 1 else f"(?:{'|'.join(found)})"
-        if len(regex) > LONGEST:
-            raise NotRegularError(f"its regex is longer than {LONGEST} characters")
-        return regex
+        return _bounded(found[0] if len(found) == 1 else f"(?:{'|'.join(found)})")
 
     def _sequence(self, tokens: Tokens) -> str:
-        parts = []
+        regex = ""
         while tokens and (tokens[-1]["sign"] or "(") in "([":
             atom = self._atom(tokens)
             while tokens and (often := _often(tokens[-1])):
                 atom = f"(?:{atom}){often}"
                 tokens.pop()
-            parts.append(atom)
-        return "".join(parts)
+            regex = _bounded(regex + atom)
+        return regex
 
     def _atom(self, tokens: Tokens) -> str:
         token = tokens.pop()
@@ -157,6 +162,12 @@ class _Expansion:
         if not tokens or tokens.pop()["sign"] != closing:
             raise NotRegularError(f"{token['sign']} is not closed")
         return f"(?:{regex})" if closing == ")" else f"(?:{regex})?"
+
+
+def _bounded(regex: str) -> str:
+    if len(regex) > LONGEST:
+        raise NotRegularError(f"its regex is longer than {LONGEST} characters")
+    return regex
 
 
 def _often(token: re.Match[str]) -> str:
@@ -180,6 +191,8 @@ def _literal(token: re.Match[str]) -> str:
 
 def _inner(token: re.Match[str]) -> str:
     regex = token["regex"][1:-1]
-    if _LOOKS_AROUND.search(regex):
+    if len(regex) > LONGEST_TERMINAL:
+        raise NotRegularError(f"{regex[:20]}… is too long")
+    if _LOOKS_AROUND.search(_CLASS.sub("", regex)):
         raise NotRegularError(f"{token['regex']} looks around")
     return f"(?{token['flags']}:{regex})"

@@ -94,7 +94,7 @@ class Toolset:
                 f"{place}.name",
                 "should be 1 to 128 letters, digits, dashes, underscores",
             )
-        self.idle |= {name for name in _IDLE if tool.get(name)}
+        self.idle |= {each for each in _IDLE if tool.get(each)}
         function = self.names.add(ToolName(name, namespace, custom))
         if function is None:
             raise refused(f"{place}.name", f"there is another tool '{name}'")
@@ -200,8 +200,10 @@ class Toolset:
 
 def _bare(regex: str) -> str:
     """A regex of a whole text without the anchors that some write all the same."""
-    escaped = re.search(r"(?<!\\)(?:\\\\)*\\\$$", regex)
-    return regex.removeprefix("^").removesuffix("" if escaped else "$")
+    regex = regex.removeprefix("^")
+    body = regex.removesuffix("$")
+    escaped = (len(body) - len(body.rstrip("\\"))) % 2
+    return regex if escaped else body
 
 
 def called_with(text: str) -> str:

@@ -41,6 +41,7 @@ DEEP = "\n".join([
         ("start: /a.c/s", ["a\nc"], ["ac"]),
         ("start: /a.c/", ["abc"], ["a\nc"]),
         ("start: /A/i", ["a", "A"], ["b"]),
+        (r"start: /[^a$]\$\[/", ["b$["], ["a$["]),
         ('\n    start: a\n      | "c"\n    a: "b"\n', ["b", "c"], ["a"]),
         (
             "%import common.INT\n%import common.WS_INLINE\nstart: INT (WS_INLINE INT)*",
@@ -88,6 +89,10 @@ def test_it_takes_what_the_grammar_takes(
         ('start: ("a"]', "not closed"),
         ('start: "a")', "bracket too many"),
         (DEEP, "longer than"),
+        ("start: a\na: " + "b " * 9000 + '\nb: "0123456789"', "longer than"),
+        ("start: " + "(" * 9000, "nested too deeply"),
+        ("//" + "x" * 40_000, "longer than"),
+        (f"start: /{'[' * 2000}/", "too long"),
     ],
 )
 def test_what_is_not_regular_is_told(grammar: str, why: str) -> None:
