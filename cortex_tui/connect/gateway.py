@@ -16,8 +16,8 @@ _UNAUTHORIZED: Final = 401
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 _NAMED_AT_MOST: Final = 8
 _KEY_REQUIRED: Final = (
-    "this gateway requires keys, and a placeholder will be refused: make one with "
-    "`cortex-tui keys add`, and give it with --key or CORTEX_KEY"
+    "this gateway requires keys: make one with `cortex-tui keys add NAME`, and give it "
+    "with --key or CORTEX_KEY"
 )
 
 
@@ -74,7 +74,7 @@ def ask(where: Target, model: str | None) -> Answer:
     except Refused as error:
         if error.status != _UNAUTHORIZED or where.key is not None:
             raise
-        notes.append(_KEY_REQUIRED)
+        notes.append(f"{_KEY_REQUIRED}; it will refuse the placeholder")
         offers = _without_key(where, model)
     chosen, *others = offers
     if others:
@@ -90,9 +90,7 @@ def _without_key(where: Target, model: str | None) -> list[Offer]:
     if where.socket is not None:
         return _offers(where, model)
     if model is None:
-        raise Refused(
-            "this gateway tells its models only with a key: give it with --key"
-        )
+        raise Refused(_KEY_REQUIRED)
     return [Offer(model, capabilities=frozenset({"chat", "tools"}))]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tomlkit
-from hypothesis import assume, given, strategies as st
+from hypothesis import assume, given, settings as examples, strategies as st
 
 from cortex_tui.connect.formats import (
     JSON,
@@ -38,6 +38,7 @@ def check(format_: Format, text: str, settings: Any, wanted: Any) -> None:
         assert merged.text == text
 
 
+@examples(max_examples=50)
 @given(st.data())
 def test_json(data: st.DataObject) -> None:
     settings = data.draw(texts.tables())
@@ -56,6 +57,7 @@ def test_comments_survive_whatever_is_replaced(data: st.DataObject) -> None:
         assert merged.text.count(comment) == text.count(comment)
 
 
+@examples(max_examples=50)
 @given(st.data())
 def test_yaml(data: st.DataObject) -> None:
     settings = data.draw(texts.tables())

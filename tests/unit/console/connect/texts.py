@@ -139,6 +139,7 @@ class _YamlWriter:
 
 
 def within(old: str, new: str) -> bool:
-    """Whether `new` is `old` with something between its characters."""
+    """Whether `new` is `old` with something between its characters; the space inside of
+    empty braces may go."""
     rest = iter(new)
-    return all(character in rest for character in old)
+    return all(character in rest for character in old if character not in " \t")
