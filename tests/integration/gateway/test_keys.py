@@ -24,6 +24,7 @@ from tests.integration.gateway.gateways import (
     gateway_before,
     until,
 )
+from tests.integration.gateway.test_dialects import ASKS, DIALECTS, message_of
 from tests.support import fake_neuron
 from tests.support.fake_neuron import FakeNeuron
 from tests.support.processes import Home
@@ -375,6 +376,24 @@ async def test_spending_is_in_metrics_and_in_the_list(home: Home) -> None:
         assert first.last_used is not None
         assert (second.revoked, second.last_used) == (True, None)
         assert alice.hash not in str(told)
+
+
+@DIALECTS
+async def test_refusals_come_in_the_dialect(home: Home, path: str) -> None:
+    keys = key("alice", models=["other"]), key("bobb", requests_per_minute=1)
+    async with gateway(home, *keys, key("carl", scope="read-only")) as (client, _):
+        limited, body = bearer("bobb"), {"model": "m", **ASKS[path]}
+        client.gateway.keys.limits.begin(keys[1])
+        for headers, expected, says in (
+            ({}, 401, "this gateway needs a key"),
+            (bearer("alice"), 403, "'Alice' may not use 'm'"),
+            (bearer("carl"), 403, "'Carl' has the scope read-only"),
+            (limited, 429, "'Bobb' has used up its requests per minute (1)"),
+        ):
+            async with client.http.post(path, json=body, headers=headers) as response:
+                assert response.status == expected
+                assert says in message_of(path, await response.json())
+                assert ("Retry-After" in response.headers) == (expected == 429)
 
 
 # What a neuron and a log get to know.

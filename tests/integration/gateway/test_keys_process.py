@@ -15,6 +15,7 @@ import pytest
 from services.keys import edit
 from services.keys.file import KeySection
 from services.keys.store import SPEND_FILE, read_spend
+from services.schema import KEYS, KeyList, KeyView
 from tests.integration.gateway.gateways import until
 from tests.integration.gateway.test_process import fleet_of
 from tests.support.fake_neuron import PROMPT, FakeNeuron
@@ -71,6 +72,47 @@ async def test_a_budget_survives_its_gateway(home: Home, end: signal.Signals) ->
             assert await status(gateway, shown) == 429
             assert gateway.stop() == 0
     assert sum(entry.spent.tokens for entry in read_spend(database)) == 2 * TOKENS
+
+
+LENGTH = 16
+_HELLO = [{"role": "user", "content": "Once upon a time"}]
+_ASKS: dict[str, dict[str, object]] = {
+    "/v1/chat/completions": {"messages": _HELLO, "max_tokens": LENGTH},
+    "/v1/completions": {"prompt": "Once upon a time", "max_tokens": LENGTH},
+    "/v1/messages": {"messages": _HELLO, "max_tokens": LENGTH},
+    "/v1/responses": {"input": "Once upon a time", "max_output_tokens": LENGTH},
+    "/api/chat": {"messages": _HELLO, "options": {"num_predict": LENGTH}},
+    "/api/generate": {"prompt": "Once upon a time", "options": {"num_predict": LENGTH}},
+}
+
+
+async def test_every_dialect_is_charged_by_the_token(home: Home) -> None:
+    _, shown = add_key(home, scope="admin")
+    environ = {"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
+    headers = {"Authorization": f"Bearer {shown}"}
+    with running_gateway(home, environ=environ) as gateway:
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            aiohttp.ClientSession(gateway.url, headers=headers) as http,
+        ):
+            answers = prompt = 0
+            for path, asks in _ASKS.items():
+                for stream in (False, True):
+                    body = {"model": "tinystories-15m", "stream": stream, **asks}
+                    async with http.post(path, json=body) as response:
+                        assert response.status == 200, await response.text()
+                        await response.read()
+                    answers += 1
+                    told = await spent(http)
+                    assert told.completion_tokens == LENGTH * answers, (path, stream)
+                    assert told.prompt_tokens > prompt, (path, stream)
+                    prompt = told.prompt_tokens
+            assert (await spent(http)).requests == answers
+
+
+async def spent(http: aiohttp.ClientSession) -> KeyView:
+    async with http.get(KEYS) as response:
+        return KeyList.model_validate_json(await response.read()).keys[0]
 
 
 async def test_a_reload_reads_keys_too_and_refuses_broken_ones(home: Home) -> None:

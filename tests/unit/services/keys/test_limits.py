@@ -96,7 +96,7 @@ def test_requests_per_minute(clock: Clock) -> None:
     error = refusal(limits, alice)
     assert (error.status, error.code) == (429, "rate_limit_exceeded")
     assert error.retry_after == 51
-    assert "'Alice' has used up its 2 requests per minute" in error.message
+    assert "'Alice' has used up its requests per minute (2)" in error.message
     assert limits.last_minute(alice) == (2, 0), "a refused one is not counted"
     clock.now += error.retry_after
     limits.begin(alice)
@@ -111,7 +111,7 @@ def test_tokens_per_minute_are_known_afterwards(clock: Clock) -> None:
     limits.begin(alice)
     limits.end(alice, Spent(completion=1, last_used=clock.now))
     error = refusal(limits, alice)
-    assert "100 tokens per minute" in error.message
+    assert "tokens per minute (100)" in error.message
     assert error.retry_after == 61
     clock.now += 61
     limits.begin(alice)
