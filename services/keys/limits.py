@@ -45,8 +45,8 @@ class Limits:
             wait = math.ceil(minute.wait_below(limit, now)) if limit is not None else 0
             if wait > 0:
                 raise overloaded(
-                    f"the key '{key.name}' has used up its {what} per minute ({limit}); "
-                    f"retry in {wait} s",
+                    f"the key '{key.name}' has used up its {what} per minute "
+                    f"({limit}); retry in {wait} s",
                     retry_after=wait,
                 )
         rates.requests.add(1, now)

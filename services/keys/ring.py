@@ -10,9 +10,7 @@ from services.keys.file import KeySection, epoch
 class Problem(Enum):
     """Why what was shown opens nothing, in words for whoever showed it."""
 
-    MISSING = (
-        "this gateway needs a key; send it as `Authorization: Bearer …` or `x-api-key`"
-    )
+    MISSING = "this gateway needs a key, as `Authorization: Bearer KEY` or `x-api-key`"
     UNKNOWN = "the key is not one of this gateway's"
     REPLACED = "the key was replaced by a newer one"
     REVOKED = "the key was revoked"
