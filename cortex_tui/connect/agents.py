@@ -246,7 +246,7 @@ AGENTS = (
         start=lambda to: "opencode",
         needs_tools=True,
     ),
-    Client("cline", "Cline", program=_cline, line=_cline, needs_tools=True),
+    Client("cline", "Cline", program=_cline, needs_tools=True),
     Client(
         "continue",
         "Continue",

@@ -118,12 +118,12 @@ class Client:
     needs_tools: bool = False
     """Whether it is of little use with a model that cannot call tools."""
     line: Callable[[Connection], str] | None = None
-    """What says most, in one line, where it is not made from the rest."""
+    """The line of a longer program that says most."""
 
     def one_line(self, connection: Connection, folders: Folders) -> str:
         """What a reader needs to know, in one line of code."""
-        if self.line is not None:
-            return self.line(connection)
+        if line := self.line or self.program:
+            return line(connection)
         if self.environment is not None:
             words = [f"{k}={shlex.quote(v)}" for k, v in _essential(self, connection)]
             return " ".join([*words, *([self.start(connection)] if self.start else [])])

@@ -202,5 +202,5 @@ LIBRARIES = (
         start=lambda to: f"llm -m {shlex.quote(to.model)} Hello",
     ),
     Client("ollama", "Programs that speak Ollama", environment=_ollama),
-    Client("curl", "curl", program=_curl, line=_curl),
+    Client("curl", "curl", program=_curl),
 )

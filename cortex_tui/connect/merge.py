@@ -68,7 +68,7 @@ def edits(existing: Any, wanted: Any, path: Path = ()) -> list[Edit]:
         MergeError: a list or a mapping is wanted where something else is.
     """
     if existing is _ABSENT or (existing is None and not isinstance(wanted, IfAbsent)):
-        return [Edit(path, plain(wanted))] if plain(wanted) is not existing else []
+        return [Edit(path, plain(wanted))]
     match wanted:
         case IfAbsent():
             return []
@@ -83,9 +83,8 @@ def edits(existing: Any, wanted: Any, path: Path = ()) -> list[Edit]:
                 for edit in edits(existing.get(key, _ABSENT), value, (*path, key))
             ]
         case _:
-            same = existing == wanted and isinstance(existing, bool) == isinstance(
-                wanted, bool
-            )
+            # To Python, 1 is True; to no client.
+            same = existing == wanted and type(existing) is type(wanted)
             return [] if same else [Edit(path, wanted, replaces=True)]
 
 
