@@ -40,6 +40,11 @@ class Home:
             "PYTHONUNBUFFERED": "1",
         }
 
+    @property
+    def models(self) -> Path:
+        """Where its neurons look for models."""
+        return self.root / "data" / "cortex" / "models"
+
     def config_file(self, name: str, text: str) -> Path:
         path = self.root / "config" / "cortex" / name
         path.parent.mkdir(parents=True, exist_ok=True)
