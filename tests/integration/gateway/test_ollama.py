@@ -10,6 +10,8 @@ import pytest
 from neuron.protocol.errors import ApiError
 from neuron.protocol.types import Model, ModelState
 from services.config import ModelEntry
+from services.keys import secret
+from services.keys.file import KeySection
 from tests.integration.gateway.gateways import Client, gateway_before, until
 from tests.support.fake_neuron import FakeNeuron
 from tests.support.processes import Home
@@ -323,3 +325,28 @@ async def test_the_configured_ttl_holds_without_any_wish(
         # The next request loads it again.
         assert (await lines(client, "/api/chat", messages=HI))[-1]["done"]
         assert len(fake.loads) == 1
+
+
+# Keys.
+
+
+async def test_a_key_sees_loads_and_unloads_its_own_models_alone(home: Home) -> None:
+    shown = f"ck-alice-{'a' * 48}"
+    key = KeySection(id="alice", name="Alice", hash=secret.hashed(shown), models=("m",))
+    async with (
+        FakeNeuron.with_models("m", "other").serving() as fake,
+        gateway_before(home, {"a": fake}, keys=(key,)) as client,
+    ):
+        refused = await ask(client, "/api/chat", 401, messages=HI)
+        assert refused.keys() == {"error"}
+        client.http.headers["Authorization"] = f"Bearer {shown}"
+        for path in ("/api/tags", "/api/ps"):
+            models = (await client.get(path))["models"]
+            assert [m["name"] for m in models] == ["m"]
+        await client.post("/api/show", 404, model="other")
+        await ask(client, "/api/chat", 403, model="other", messages=HI, keep_alive=0)
+        for wish in (0, 60):
+            await ask(client, "/api/generate", 403, model="other", keep_alive=wish)
+            await ask(client, "/api/generate", keep_alive=wish)
+        assert client.gateway.fleet.idle.expires_at("other") is None
+        assert state_of(fake, "other") is READY
