@@ -54,7 +54,7 @@ def _npm(folder: Path, *arguments: str) -> None:
     """Run npm there; the test is skipped where the registry is out of reach."""
     command = [
         _program("npm"), *arguments, "--ignore-scripts", "--no-audit", "--no-fund",
-        "--fetch-retries=1", "--fetch-timeout=30000",
+        "--fetch-retries=1", "--fetch-timeout=60000",
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S,
