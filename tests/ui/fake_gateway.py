@@ -27,6 +27,8 @@ class FakeGateway:
     target: Target = field(default_factory=lambda: Target("http://127.0.0.1:1"))
     actions: list[Action] = field(default_factory=list)
     keys: schema.KeyList = field(default_factory=schema.KeyList)
+    authorizations: list[str | None] = field(default_factory=list)
+    """What those showed who asked for the keys."""
     refusal: str | None = None
     page: str | None = None
     """What is at the fleet's address instead of a fleet."""
@@ -74,6 +76,7 @@ class FakeGateway:
         return web.json_response(text=self.page or self.snapshot.model_dump_json())
 
     async def handle_keys(self, request: web.Request) -> web.Response:
+        self.authorizations.append(request.headers.get("Authorization"))
         if self.refusal is not None:
             return self._refused()
         return web.json_response(text=self.keys.model_dump_json())

@@ -1,8 +1,11 @@
 """What each key does, pressed on the real console."""
 
+from dataclasses import replace
+
 import pytest
 
 from cortex_tui.actions import ACTIONS
+from cortex_tui.client import GatewayClient
 from cortex_tui.dialogs.choice import ChoiceDialog
 from cortex_tui.dialogs.help import HelpDialog
 from cortex_tui.dialogs.keys import KeysDialog
@@ -19,6 +22,7 @@ from services.schema import (
 )
 from tests.ui import fleets
 from tests.ui.consoles import Console, console
+from tests.ui.fake_gateway import fake_gateway
 
 
 async def test_movement() -> None:
@@ -406,6 +410,14 @@ async def test_api_keys_are_told_and_told_again() -> None:
         await c.press("K")
         assert c.app.screen is c.app.fleet
         assert not any(w.group == "keys" for w in c.app.workers)
+
+
+async def test_a_console_elsewhere_shows_its_key() -> None:
+    async with fake_gateway(fleets.small()) as gateway:
+        for key in (None, "ck-alice-1"):
+            async with GatewayClient(replace(gateway.target, key=key)) as client:
+                await client.keys()
+    assert gateway.authorizations == [None, "Bearer ck-alice-1"]
 
 
 async def test_where_there_are_no_api_keys() -> None:
