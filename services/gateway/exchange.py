@@ -31,7 +31,13 @@ from services.gateway.meter import BodyMeter, StreamMeter, Usage
 from services.gateway.relay import UpstreamError
 from services.gateway.replica_search import find_replica
 from services.gateway.sending import finish
-from services.gateway.wording import Translated, Untouched, Wording, told_error
+from services.gateway.wording import (
+    Translated,
+    Untouched,
+    Wording,
+    read_answer,
+    told_error,
+)
 from services.schema import RequestPhase
 
 log = logging.getLogger(__name__)
@@ -161,7 +167,12 @@ class Exchange:
         if self._call.stream and relay.is_stream(upstream):
             return await self._relay_stream(upstream)
         if self._stream.response is not None or (translation and self._call.stream):
-            raise _no_answer("the neuron answered without a stream")
+            raise ApiError(
+                502,
+                "the neuron answered without a stream",
+                code="upstream_failed",
+                type="server_error",
+            )
         if translation:
             return await self._word_body(upstream, translation)
         return await self._relay_body(upstream)
@@ -172,33 +183,53 @@ class Exchange:
         first = await relay.first_chunk(upstream)
         response = await self._stream.open()
         self._entry.prompt_tokens = relay.prompt_tokens(upstream)
-        meter, entry = StreamMeter(), self._entry
-        self._meter = meter
+        self._meter = meter = StreamMeter()
+        last, problem = b"", None
+        try:
+            last = await self._pump(first, upstream, response, meter)
+        except (UpstreamError, ValueError) as error:
+            problem = str(error)
+        self.ending.usage, told = meter.ending()
+        if told is not None:
+            self.ending.status, self.ending.outcome = BROKEN_STREAM, UPSTREAM_ERROR
+            log.warning("request id=%s: the neuron's stream: %s", self._entry.id, told)
+            await finish(response)
+            return response
+        if problem is not None:
+            return await self._broken(problem)
+        await self._settle()
+        self.ending.status, self.ending.outcome = 200, "done"
+        await finish(response, last)
+        return response
+
+    async def _pump(
+        self,
+        first: bytes,
+        upstream: aiohttp.ClientResponse,
+        response: web.StreamResponse,
+        meter: StreamMeter,
+    ) -> bytes:
+        """Pass a stream on, and return the words that end it.
+
+        Raises:
+            UpstreamError: it did not come to its good end.
+            ValueError: it says what is no answer.
+        """
+        entry, wording = self._entry, self._stream.wording
 
         def on_chunk() -> None:
             entry.tokens = meter.events
             if entry.first_token is None and meter.started:
                 self._books.first_token(entry)
 
-        problem = "it ended early"
-        wording = self._stream.wording
         try:
             await relay.pump(first, upstream, response, meter, wording, on_chunk)
-        except UpstreamError as error:
-            problem = str(error)
-        self.ending.usage, told = meter.ending()
-        if told is not None:
-            self.ending.status, self.ending.outcome = BROKEN_STREAM, UPSTREAM_ERROR
-            log.warning("request id=%s: the neuron's stream: %s", entry.id, told)
-            await finish(response)
-            return response
+        except UpstreamError:
+            if not meter.done:
+                raise
         if not meter.done:
-            return await self._broken(problem)
-        last = wording.end()
-        await self._settle()
-        self.ending.status, self.ending.outcome = 200, "done"
-        await finish(response, last)
-        return response
+            raise UpstreamError("it ended early")
+        return wording.end()
 
     async def _settle(self) -> None:
         if self._call.translation is not None:
@@ -221,15 +252,17 @@ class Exchange:
     ) -> web.StreamResponse:
         body = await relay.answer_body(upstream)
         try:
-            answer = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise UpstreamError(f"its answer is not JSON: {error}") from error
-        worded = orjson.dumps(translation.whole(answer))
+            usage, words = read_answer(
+                body, lambda answer: (Usage.of(answer), translation.whole(answer))
+            )
+        except ValueError as error:
+            raise UpstreamError(f"its answer is none: {error}") from error
         await self._settle()
-        self.ending.usage = Usage.of(answer)
+        self.ending.usage = usage
         self.ending.status, self.ending.outcome = 200, "done"
         return web.Response(
-            body=worded, headers={**self._headers, "Content-Type": "application/json"}
+            body=orjson.dumps(words),
+            headers={**self._headers, "Content-Type": "application/json"},
         )
 
     async def _relay_body(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -323,10 +356,6 @@ def _warnings(translation: Translation | None) -> dict[str, str]:
     if translation is None or not translation.warnings:
         return {}
     return {WARNING: plain_value("; ".join(translation.warnings))}
-
-
-def _no_answer(message: str) -> ApiError:
-    return ApiError(502, message, code="upstream_failed", type="server_error")
 
 
 def _error_of(body: bytes) -> Any:

@@ -153,17 +153,14 @@ async def pump(
     `on_chunk` is called after each piece.
 
     Raises:
-        UpstreamError: the source broke off, or says what cannot be worded.
+        UpstreamError: the source broke off.
+        ValueError: it says what cannot be worded.
         ConnectionResetError: the client is gone, or takes nothing.
     """
     chunk = first
     while chunk:
         meter.feed(chunk)
-        try:
-            worded = wording.feed(chunk)
-        except ValueError as error:
-            raise UpstreamError(f"not an answer: {error}") from error
-        if worded:
+        if worded := wording.feed(chunk):
             await send(sink, worded)
         on_chunk()
         chunk = await next_chunk(source)

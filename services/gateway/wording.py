@@ -1,12 +1,15 @@
 """How a streamed answer reaches its client: the neuron's bytes, or a dialect's."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
-from services.gateway.dialects.base import Json, StreamWriter
+from services.gateway.dialects.base import MALFORMED, Json, StreamWriter
+
+T = TypeVar("T")
 
 _LONGEST_END = 4
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -26,7 +29,11 @@ class Wording(Protocol):
         """
 
     def end(self) -> bytes:
-        """The neuron's stream came to its good end."""
+        """The neuron's stream came to its good end.
+
+        Raises:
+            ValueError: it did not say all that an answer says.
+        """
 
     def fail(self, error: ApiError) -> bytes:
         """It did not."""
@@ -69,15 +76,18 @@ class Translated:
     def feed(self, data: bytes) -> bytes:
         for event in self._parser.feed(data):
             if event.data != "[DONE]" and not self._failed:
-                self._words.append(self._event(_decoded(event.data)))
-        words, self._words = self._words, []
-        return b"".join(words)
+                self._words.append(read_answer(event.data, self._event))
+        return self._taken()
 
     def _event(self, value: Json) -> bytes:
         if isinstance(error := value.get("error"), dict):
             self._failed = True
             return self._writer.fail(told_error(502, error))
         return self._writer.chunk(value)
+
+    def _taken(self) -> bytes:
+        words, self._words = self._words, []
+        return b"".join(words)
 
     def _comment(self, text: str) -> None:
         if not self._failed:
@@ -87,14 +97,22 @@ class Translated:
         return b"" if self._failed else self._writer.end()
 
     def fail(self, error: ApiError) -> bytes:
-        return b"" if self._failed else self._writer.fail(error)
+        return b"" if self._failed else self._taken() + self._writer.fail(error)
 
 
-def _decoded(data: str) -> Json:
+def read_answer(data: str | bytes, read: Callable[[Json], T]) -> T:
+    """What `read` makes of an answer or an event of a neuron's.
+
+    Raises:
+        ValueError: it is none.
+    """
     value: Any = orjson.loads(data)
     if not isinstance(value, dict):
-        raise ValueError(f"an event is no object: {data[:60]}")
-    return value
+        raise ValueError(f"no object: {str(value)[:60]}")
+    try:
+        return read(value)
+    except MALFORMED as error:
+        raise ValueError(f"{type(error).__name__} {error}") from error
 
 
 def told_error(status: int, told: Any, retry_after: float | None = None) -> ApiError:

@@ -320,6 +320,15 @@ def story(words: list[str], pace_s: float = 0.0) -> Reply:
     return reply
 
 
+def answers(body: str) -> Reply:
+    """The body, whatever it is, as an answer that does not stream."""
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        return web.Response(text=body, content_type="application/json")
+
+    return reply
+
+
 def endless(pace_s: float = 0.01) -> Reply:
     """Never stops by itself."""
 

@@ -5,19 +5,21 @@ Nothing here or in a dialect does any I/O, but for `Translation.settle`.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from neuron.protocol.errors import ApiError
 
 Json = dict[str, Any]
 """A decoded JSON object."""
+MALFORMED: Final = (KeyError, IndexError, TypeError, AttributeError, ValueError)
+"""What reading something that is no answer of a neuron raises."""
 
 
 class StreamWriter(Protocol):
     """Words one streamed answer.
 
-    Each method returns the bytes to send now, which may be none. After `end` or `fail`
-    nothing more is asked of it.
+    Each method returns the bytes to send now, which may be none. After `fail`, or an
+    `end` that did not raise, nothing more is asked of it.
     """
 
     def comment(self, text: str) -> bytes:
@@ -25,13 +27,17 @@ class StreamWriter(Protocol):
         and tells why it takes so long. It may come before any chunk."""
 
     def chunk(self, chunk: Json) -> bytes:
-        """More of the answer: one `chat.completion.chunk`, decoded."""
+        """More of the answer: one `chat.completion.chunk`, decoded.
+
+        Raises:
+            MALFORMED: it is none.
+        """
 
     def end(self) -> bytes:
         """The neuron's stream came to its good end.
 
-        One that lacks what a good end needs, such as a finish reason, is worded as a
-        failure all the same.
+        Raises:
+            ValueError: it lacks what a good end needs, such as a finish reason.
         """
 
     def fail(self, error: ApiError) -> bytes:
@@ -61,7 +67,7 @@ class Translation(ABC):
         """The answer to a request that does not stream, from the neuron's.
 
         Raises:
-            ApiError: 502, the neuron's answer is none.
+            MALFORMED: the neuron's answer is none.
         """
 
     @abstractmethod

@@ -153,14 +153,3 @@ async def test_what_the_neuron_refuses_comes_in_anthropics_words(
             assert told["request_id"] == headers["request-id"]
             after = headers.get("retry-after")
             assert after == (None if error.retry_after is None else "7")
-
-
-async def test_a_stream_without_a_reason_for_its_end_is_an_error(home: Home) -> None:
-    async with (
-        FakeNeuron.with_models("m").serving() as fake,
-        gateway_before(home, {"a": fake}) as client,
-    ):
-        fake.reply = fake_neuron.ends_after(token("Once") + USAGE + sse.DONE)
-        _, _, body = await ask(client, stream=True)
-        assert events(body)[-1]["type"] == "error"
-        assert b"message_stop" not in body

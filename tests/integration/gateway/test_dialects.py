@@ -22,6 +22,9 @@ ASKS: dict[str, dict[str, Any]] = {
     "/api/chat": {"messages": HELLO},
 }
 DIALECTS = pytest.mark.parametrize("path", ASKS)
+TRANSLATED = pytest.mark.parametrize("path", [p for p in ASKS if "chat/c" not in p])
+ENDS = (b"[DONE]", b"message_stop", b"response.completed", b'"done":true')
+"""What only a good end has."""
 
 
 def message_of(path: str, body: dict[str, object]) -> str:
@@ -96,7 +99,6 @@ async def test_a_stream_that_breaks_off_has_no_clean_end(
 ) -> None:
     caplog.set_level(logging.INFO)
     once = fake_neuron.token("Once")
-    ends = (b"[DONE]", b"message_stop", b"response.completed", b'"done":true')
     async with (
         FakeNeuron.with_models("m").serving() as fake,
         gateway_before(home, {"a": fake}) as client,
@@ -109,9 +111,55 @@ async def test_a_stream_that_breaks_off_has_no_clean_end(
                 body = await response.read()
             assert b"Once" in body
             assert b"error" in body
-            assert not [end for end in ends if end in body]
+            assert not [end for end in ENDS if end in body]
         outcomes = client.outcomes(caplog)
     assert outcomes == ["status=502 outcome=upstream_lost"] * 2
+
+
+@TRANSLATED
+async def test_a_stream_that_is_no_answer_has_no_clean_end(
+    home: Home, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    once = fake_neuron.token("Once")
+    end = fake_neuron.chunk({"index": 0, "delta": {}, "finish_reason": "stop"})
+    odd = sse.encode(b'{"choices": [[]]}')
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        for said in (once, once + odd + end, once + end + odd):
+            fake.reply = fake_neuron.ends_after(said + sse.DONE)
+            asked = {"model": "m", "stream": True, **ASKS[path]}
+            async with client.http.post(path, json=asked) as response:
+                body = await response.read()
+            assert b"Once" in body
+            assert b"error" in body
+            assert not [end for end in ENDS if end in body]
+        outcomes = client.outcomes(caplog)
+    assert outcomes == ["status=502 outcome=upstream_lost"] * 3
+
+
+@TRANSLATED
+@pytest.mark.parametrize("said", ["[]", "7", "null", "{}", "{", '{"choices": [null]}'])
+async def test_another_replica_answers_where_one_has_no_answer(
+    home: Home, path: str, said: str
+) -> None:
+    asked = {"model": "m", "stream": False, **ASKS[path]}
+    async with (
+        FakeNeuron.with_models("m").serving() as odd,
+        FakeNeuron.with_models("m").serving() as fine,
+        gateway_before(home, {"a": odd, "b": fine}) as client,
+    ):
+        odd.reply = fake_neuron.answers(said)
+        for _ in range(2):
+            async with client.http.post(path, json=asked) as response:
+                assert response.status == 200
+                assert "Once upon a time" in await response.text()
+        fine.reply = odd.reply
+        status, message = await refusal(client, "POST", path, json=asked)
+        assert status == 502
+        assert message
 
 
 @DIALECTS

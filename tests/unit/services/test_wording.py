@@ -55,10 +55,14 @@ def test_an_error_of_the_neuron_is_the_last_word() -> None:
     assert wording.fail(LOST) == b""
 
 
-@pytest.mark.parametrize("bad", [b"data: {half\n\n", b"data: [1]\n\n"])
-def test_what_is_no_answer_is_refused(bad: bytes) -> None:
-    with pytest.raises(ValueError, match=r"JSON|object|character"):
-        Translated(Spy()).feed(bad)
+@pytest.mark.parametrize(
+    "bad", [b"data: {half\n\n", b"data: [1]\n\n", b'data: {"m": 1}\n\n']
+)
+def test_what_is_no_answer_is_refused_after_what_is_one(bad: bytes) -> None:
+    wording = Translated(Spy())
+    with pytest.raises(ValueError, match=r"object|character|KeyError 'n'"):
+        wording.feed(numbered(1) + bad + numbered(2))
+    assert wording.fail(LOST) == b"[1]!upstream_lost"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from typing import Any, Final
 
 import orjson
 
-from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.thoughts import signature
 from services.gateway.dialects.base import Json
 
@@ -13,36 +12,25 @@ _STOP_REASONS: Final = {
     "length": "max_tokens",
     "tool_calls": "tool_use",
 }
-MALFORMED: Final = (KeyError, TypeError, AttributeError, ValueError)
-"""What reading something that is no answer raises."""
-
-
-def no_answer(why: str) -> ApiError:
-    return ApiError(
-        502, f"the model's server did not answer as it should: {why}",
-        code="upstream_failed", type="server_error",
-    )  # fmt: skip
+END_WITHOUT_REASON: Final = "it does not say why it ended"
 
 
 def as_message(answer: Json, *, hide_thoughts: bool) -> Json:
     """The message for a whole answer.
 
     Raises:
-        ApiError: 502, it is none.
+        MALFORMED: it is none.
     """
-    try:
-        (choice,) = answer["choices"]
-        blocks = content_blocks(choice["message"], hide_thoughts=hide_thoughts)
-        reason, sequence = stop_of(choice)
-        envelope = message_envelope(answer)
-    except MALFORMED as error:
-        raise no_answer(f"{type(error).__name__} {error}") from error
+    (choice,) = answer["choices"]
+    reason, sequence = stop_of(choice)
     if reason is None:
-        raise no_answer("it does not say why it ended")
-    return envelope | {
-        "content": blocks, "stop_reason": reason, "stop_sequence": sequence,
+        raise ValueError(END_WITHOUT_REASON)
+    return message_envelope(answer) | {
+        "content": content_blocks(choice["message"], hide_thoughts=hide_thoughts),
+        "stop_reason": reason,
+        "stop_sequence": sequence,
         "usage": usage_of(answer.get("usage")),
-    }  # fmt: skip
+    }
 
 
 def message_envelope(answer: Json) -> Json:
@@ -123,9 +111,9 @@ def input_tokens(answer: Json) -> int:
     """What a request was counted to.
 
     Raises:
-        ApiError: 502, the answer has no count.
+        MALFORMED: the answer has no count.
     """
-    count = answer.get("count")
+    count = answer["count"]
     if not isinstance(count, int):
-        raise no_answer("it has no count")
+        raise ValueError("its count is no number")
     return count

@@ -5,9 +5,8 @@ from typing import Any
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.answer import (
-    MALFORMED,
+    END_WITHOUT_REASON,
     message_envelope,
-    no_answer,
     stop_of,
     usage_of,
 )
@@ -31,14 +30,7 @@ class MessageWriter:
         return event("ping") if self._begun else sse.comment(text)
 
     def chunk(self, chunk: Json) -> bytes:
-        """
-        Raises:
-            ValueError: it is none.
-        """
-        try:
-            return self._begin(chunk) + self._more(chunk)
-        except MALFORMED as error:
-            raise ValueError(f"{type(error).__name__} {error}") from error
+        return self._begin(chunk) + self._more(chunk)
 
     def _begin(self, chunk: Json) -> bytes:
         self._usage = chunk.get("usage") or self._usage
@@ -73,7 +65,7 @@ class MessageWriter:
 
     def end(self) -> bytes:
         if self._reason is None:
-            return self.fail(no_answer("it does not say why it ended"))
+            raise ValueError(END_WITHOUT_REASON)
         delta = {"stop_reason": self._reason, "stop_sequence": self._sequence}
         return (
             self._blocks.end()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import orjson
 
@@ -12,6 +13,8 @@ from services.gateway.dialects.ollama.calls import Calls, whole_calls
 from services.gateway.dialects.ollama.dialect import Ollama
 from services.gateway.dialects.ollama.lines import Said, as_message, ending, line
 from services.gateway.dialects.ollama.places import named_as_sent
+
+_END_WITHOUT_REASON: Final = "it does not say why it ended"
 
 
 def _nothing() -> None:
@@ -32,12 +35,10 @@ class OllamaTranslation(Translation):
     started: float = field(default_factory=time.monotonic)
 
     def whole(self, answer: Json) -> Json:
-        try:
-            choice = answer["choices"][0]
-            reason = str(choice["finish_reason"])
-            calls = (choice.get("message") or {}).get("tool_calls") or []
-        except (KeyError, IndexError, TypeError) as error:
-            raise _no_answer("the neuron's answer has no choice") from error
+        choice = answer["choices"][0]
+        if (reason := choice["finish_reason"]) is None:
+            raise ValueError(_END_WITHOUT_REASON)
+        calls = (choice.get("message") or {}).get("tool_calls") or []
         said = Said.of(choice)
         for call in whole_calls(calls):
             said.text += call.text
@@ -95,7 +96,7 @@ class _Writer:
 
     def end(self) -> bytes:
         if self._reason is None:
-            return self.fail(_no_answer("the neuron's answer ended without a reason"))
+            raise ValueError(_END_WITHOUT_REASON)
         return _encoded(self._translation.last(Said(), self._reason, self._told))
 
     def fail(self, error: ApiError) -> bytes:
@@ -108,7 +109,3 @@ class _Writer:
 
 def _encoded(value: Json) -> bytes:
     return orjson.dumps(value) + b"\n"
-
-
-def _no_answer(message: str) -> ApiError:
-    return ApiError(502, message, code="upstream_failed", type="server_error")

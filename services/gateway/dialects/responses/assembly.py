@@ -13,7 +13,6 @@ from services.gateway.dialects.responses.output_items import (
     MessageItem,
     OutputItem,
     ReasoningItem,
-    Status,
 )
 from services.gateway.dialects.responses.response import failure, usage_of
 from services.gateway.dialects.responses.scores import TextScores
@@ -66,9 +65,13 @@ class Assembly:
         return self._numbered(events)
 
     def end(self) -> list[Json]:
-        """There is no more."""
+        """There is no more.
+
+        Raises:
+            ValueError: it was not said why.
+        """
         if self._reason is None:
-            return self.fail(_incomplete_answer())
+            raise ValueError("it does not say why it ended")
         cut = self._reason == "length"
         if cut:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
@@ -186,9 +189,9 @@ class Assembly:
 
     # How items end.
 
-    def _finish_text(self, status: Status = "completed") -> list[Json]:
+    def _finish_text(self) -> list[Json]:
         item, self._text = self._text, None
-        return [] if item is None else item.finish(status)
+        return [] if item is None else item.finish("completed")
 
     def _finish_calls(self, before: int) -> list[Json]:
         events: list[Json] = []
@@ -211,12 +214,3 @@ class Assembly:
                 events += item.finish("incomplete" if cut and last else "completed")
         self._text = None
         return events
-
-
-def _incomplete_answer() -> ApiError:
-    return ApiError(
-        502,
-        "the answer ended without a reason",
-        code="upstream_failed",
-        type="server_error",
-    )

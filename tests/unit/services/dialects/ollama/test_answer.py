@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from neuron.protocol.errors import ApiError
-from services.gateway.dialects.base import Json
+from services.gateway.dialects.base import MALFORMED, Json
 from services.gateway.dialects.ollama.answer import OllamaTranslation
 from services.gateway.dialects.ollama.dialect import Ollama
 from services.gateway.dialects.ollama.request import translate_chat, translate_generate
@@ -195,20 +195,20 @@ def test_a_call_that_was_cut_off_is_text(streamed: bool) -> None:
 
 
 def test_a_stream_without_its_end_is_an_error() -> None:
-    assert lines(chatting(), [chunk({"content": "a"}), LAST])[-1] == {
-        "error": "the neuron's answer ended without a reason"
-    }
+    with pytest.raises(ValueError, match="why it ended"):
+        lines(chatting(), [chunk({"content": "a"}), LAST])
     writer = chatting().writer()
     writer.chunk(chunk({"content": "a"}))
     error = ApiError(502, "a stopped in the middle of the answer", code="upstream_lost")
     assert writer.fail(error) == b'{"error":"a stopped in the middle of the answer"}\n'
 
 
-@pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{}]}])
-def test_an_answer_that_is_none_is_an_error(answer: Json) -> None:
-    with pytest.raises(ApiError, match="has no choice") as caught:
-        chatting().whole(answer)
-    assert caught.value.status == 502
+@pytest.mark.parametrize(
+    "choices", [None, [], [{}], [{"message": {}, "finish_reason": None}]]
+)
+def test_an_answer_that_is_none_is_not_worded(choices: Any) -> None:
+    with pytest.raises(MALFORMED):
+        chatting().whole({"choices": choices})
 
 
 def test_what_is_not_known_is_not_told() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from neuron.protocol.errors import ApiError
-from services.gateway.dialects.base import Json
+from services.gateway.dialects.base import MALFORMED, Json
 from services.gateway.dialects.responses.request import Memory, count, needs, translate
 
 HI = {"role": "user", "content": "Hi"}
@@ -372,7 +372,7 @@ def test_a_count_is_of_the_very_same_request() -> None:
         "object": "response.input_tokens",
         "input_tokens": 5,
     }
-    with pytest.raises(ApiError):
+    with pytest.raises(MALFORMED):
         counted.whole({})
 
 
