@@ -57,7 +57,9 @@ def required(fields: Mapping[str, Any], name: str, kind: type[T], at: str) -> T:
     Raises:
         ApiError: 400, it is not, or of another kind.
     """
-    return expect(fields.get(name), kind, join(at, name))
+    if (value := fields.get(name)) is None:
+        raise refused(join(at, name), f"is required, and should be {_KINDS[kind]}")
+    return expect(value, kind, join(at, name))
 
 
 def objects(fields: Mapping[str, Any], name: str, at: str) -> list[tuple[str, Json]]:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from neuron.protocol.errors import ApiError
-from services.gateway.dialects.anthropic.fields import Fields, invalid, unsupported
+from services.gateway.dialects.anthropic.fields import Fields
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.fields import refused, unsupported
 
 
 def content(owner: Fields, kinds: Collection[str], name: str = "content") -> Any:
@@ -18,7 +19,7 @@ def content(owner: Fields, kinds: Collection[str], name: str = "content") -> Any
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise invalid(owner.at(name), "must be a string or an array of content blocks")
+        raise refused(owner.at(name), "must be a string or an array of content blocks")
     return [part for block in owner.each(name) for part in parts(block, kinds)]
 
 
@@ -50,10 +51,8 @@ def _text(block: Fields) -> list[Json]:
 
 
 def _source(block: Fields) -> Fields:
-    source = block.inner("source")
-    if source is None:
-        raise invalid(block.at("source"), "is required, and must be an object")
-    return source
+    values: Json = block.need("source", dict)
+    return Fields(values, block.at("source"))
 
 
 def _image(block: Fields) -> list[Json]:

@@ -3,7 +3,8 @@
 import re
 from typing import Final
 
-from services.gateway.dialects.anthropic.fields import Fields, unsupported
+from services.gateway.dialects.anthropic.fields import Fields
+from services.gateway.dialects.fields import unsupported
 
 _HONOURED: Final = frozenset({
     "model", "messages", "system", "max_tokens", "stream", "temperature", "top_p",

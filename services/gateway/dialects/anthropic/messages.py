@@ -11,9 +11,10 @@ from services.gateway.dialects.anthropic.content import (
     other_kind,
     parts,
 )
-from services.gateway.dialects.anthropic.fields import Fields, invalid
+from services.gateway.dialects.anthropic.fields import Fields
 from services.gateway.dialects.anthropic.thoughts import thought_of
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.fields import refused
 
 _TEXT: Final = ("text",)
 _OF_USERS: Final = (*WHAT_USERS_SAY, "tool_result")
@@ -31,7 +32,7 @@ def conversation(body: Fields) -> list[tuple[str, Json]]:
         told.append(("system", {"role": "system", "content": system}))
     messages = [*body.each("messages")]
     if not messages:
-        raise invalid("messages", "is required, and must not be empty")
+        raise refused("messages", "is required, and must not be empty")
     last_user = max(
         (i for i, each in enumerate(messages) if each.values.get("role") == "user"),
         default=0,
@@ -40,7 +41,7 @@ def conversation(body: Fields) -> list[tuple[str, Json]]:
         turns = _turns(message, over=index < last_user)
         told += [(message.place, turn) for turn in turns]
     if told and told[-1][1].get("tool_calls"):
-        raise invalid(
+        raise refused(
             f"{told[-1][0]}.content",
             "each 'tool_use' needs a 'tool_result' in the message after it",
         )
@@ -58,7 +59,7 @@ def _turns(message: Fields, *, over: bool) -> Iterator[Json]:
             yield from _system(message, over=over)
         case _:
             place = message.at("role")
-            raise invalid(place, "must be 'user', 'assistant' or 'system'")
+            raise refused(place, "must be 'user', 'assistant' or 'system'")
 
 
 def _system(message: Fields, *, over: bool) -> list[Json]:

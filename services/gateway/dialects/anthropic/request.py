@@ -7,13 +7,14 @@ from typing import Any, Final
 from neuron.protocol import routes
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.answer import as_message, input_tokens
-from services.gateway.dialects.anthropic.fields import Fields, invalid, unsupported
+from services.gateway.dialects.anthropic.fields import Fields
 from services.gateway.dialects.anthropic.ignored import ignored, refuse_foreign
 from services.gateway.dialects.anthropic.messages import conversation
 from services.gateway.dialects.anthropic.places import named_as_sent
 from services.gateway.dialects.anthropic.stream import MessageWriter
 from services.gateway.dialects.anthropic.tools import tool_fields
 from services.gateway.dialects.base import Json, StreamWriter, Translation
+from services.gateway.dialects.fields import refused, unsupported
 
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 _USAGE_ALL_ALONG: Final = {"include_usage": True, "continuous_usage_stats": True}
@@ -130,7 +131,7 @@ def _thinking(fields: Fields) -> Json:
             return {"enable_thinking": False}
         case _:
             place = thinking.at("type")
-            raise invalid(place, "must be 'enabled', 'adaptive' or 'disabled'")
+            raise refused(place, "must be 'enabled', 'adaptive' or 'disabled'")
 
 
 def _hides_thoughts(fields: Fields) -> bool:
@@ -144,7 +145,7 @@ def _output(fields: Fields) -> Json:
     config = fields.inner("output_config") or Fields({}, "output_config")
     if (effort := config.may("effort", str)) is not None:
         if effort not in _EFFORTS:
-            raise invalid(config.at("effort"), f"must be one of {', '.join(_EFFORTS)}")
+            raise refused(config.at("effort"), f"must be one of {', '.join(_EFFORTS)}")
         chat["reasoning_effort"] = effort
     if format_ := config.inner("format") or fields.inner("output_format"):
         chat["response_format"] = _format(format_)
@@ -153,6 +154,6 @@ def _output(fields: Fields) -> Json:
 
 def _format(format_: Fields) -> Any:
     if format_.kind != "json_schema":
-        raise invalid(format_.at("type"), "must be 'json_schema'")
+        raise refused(format_.at("type"), "must be 'json_schema'")
     schema: Json = format_.need("schema", dict)
     return {"type": "json_schema", "json_schema": {"name": "output", "schema": schema}}

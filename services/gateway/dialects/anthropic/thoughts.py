@@ -8,7 +8,8 @@ import base64
 import hashlib
 from typing import Final
 
-from services.gateway.dialects.anthropic.fields import Fields, invalid
+from services.gateway.dialects.anthropic.fields import Fields
+from services.gateway.dialects.fields import refused
 
 _SHOWN: Final = "cortex-shown-"
 _CARRIED: Final = "cortex-carried-"
@@ -37,4 +38,4 @@ def thought_of(block: Fields) -> str:
         return base64.b64decode(sign.removeprefix(_CARRIED), validate=True).decode()
     except ValueError as error:
         place = block.at("signature")
-        raise invalid(place, "is not what was sent with this block") from error
+        raise refused(place, "is not what was sent with this block") from error

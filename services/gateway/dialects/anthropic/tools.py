@@ -2,8 +2,9 @@
 
 from typing import Any, Final
 
-from services.gateway.dialects.anthropic.fields import Fields, invalid, unsupported
+from services.gateway.dialects.anthropic.fields import Fields
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.fields import refused, unsupported
 
 _CUSTOM: Final = (None, "custom")
 _CHOICES: Final[dict[str, str]] = {"auto": "auto", "any": "required", "none": "none"}
@@ -47,5 +48,5 @@ def _choice(choice: Fields) -> Any:
         name = choice.need("name", str)
         return {"type": "function", "function": {"name": name}}
     if kind not in _CHOICES:
-        raise invalid(choice.at("type"), "must be 'auto', 'any', 'tool' or 'none'")
+        raise refused(choice.at("type"), "must be 'auto', 'any', 'tool' or 'none'")
     return _CHOICES[kind]
