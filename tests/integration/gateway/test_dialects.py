@@ -1,5 +1,6 @@
 """What all dialects have in common: their paths, their errors, their ends."""
 
+import asyncio
 import io
 import logging
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError, overloaded
-from tests.integration.gateway.gateways import Client, gateway_before
+from neuron.protocol.types import ModelState
+from tests.integration.gateway.gateways import Client, gateway_before, until
 from tests.support import fake_neuron
 from tests.support.fake_neuron import FakeNeuron
 from tests.support.processes import Home
@@ -177,3 +179,64 @@ async def test_an_error_in_the_neurons_stream_is_passed_on(
         async with client.http.post(path, json=asked) as response:
             body = await response.read()
         assert body.count(b"the worker went away") == 1
+
+
+@TRANSLATED
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_before_the_answer_cancels_the_neuron(
+    home: Home, path: str, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    asked = {"model": "m", "stream": stream, **ASKS[path]}
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.reply = fake_neuron.hangs()
+        asking = asyncio.ensure_future(client.http.post(path, json=asked))
+        await until(lambda: bool(fake.received))
+        asking.cancel()
+        await asyncio.wait_for(fake.abandoned.wait(), 5)
+        await until(lambda: not client.snapshot().requests)
+        assert client.outcomes(caplog) == ["status=499 outcome=client_gone"]
+
+
+@TRANSLATED
+async def test_who_leaves_in_mid_stream_cancels_the_neuron(
+    home: Home, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    asked = {"model": "m", "stream": True, **ASKS[path]}
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.reply = fake_neuron.endless()
+        async with client.http.post(path, json=asked) as response:
+            await response.content.readany()
+            response.close()
+        await asyncio.wait_for(fake.abandoned.wait(), 5)
+        await until(lambda: not client.snapshot().requests)
+        assert client.outcomes(caplog) == ["status=499 outcome=client_gone"]
+
+
+@TRANSLATED
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_during_a_load_asks_nothing_of_the_neuron(
+    home: Home, path: str, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    asked = {"model": "m", "stream": stream, **ASKS[path]}
+    async with (
+        FakeNeuron.with_models("m", state=ModelState.UNLOADED).serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.load_gate.clear()
+        asking = asyncio.ensure_future(client.http.post(path, json=asked))
+        await until(lambda: bool(fake.loads))
+        asking.cancel()
+        await until(lambda: not client.snapshot().requests)
+        assert client.outcomes(caplog) == ["status=499 outcome=client_gone"]
+        fake.load_gate.set()
+        await until(lambda: fake.models["m"].state is ModelState.READY)
+        assert not fake.received
