@@ -13,9 +13,13 @@ import openai
 import pytest
 
 from tests.clients.conftest import AGENT, ASSISTANT, MODEL
+from tests.support import python_clients
 from tests.support.processes import Process
 
-ollama: Any = pytest.importorskip("ollama", reason="it is not installed")
+python_clients.require("ollama")
+import ollama  # noqa: E402
+
+pytestmark = pytest.mark.clients
 
 ASK: Any = [{"role": "user", "content": "Once upon a time"}]
 SHORT: Any = {"num_predict": 24, "temperature": 0}

@@ -47,14 +47,15 @@ _WITHOUT_EFFECT: Final = {
 }
 
 
-def sampling(options: Json, warnings: list[str]) -> Json:
-    """The neuron's fields for these options; what has no effect goes to `warnings`.
+def options_of(body: Json, warnings: list[str]) -> Json:
+    """The neuron's fields for a request's `options`; what of them has no effect goes to
+    `warnings`.
 
     Raises:
         ApiError: 400, one is out of range, or asks for what there is not.
     """
     fields: Json = {}
-    for name, value in options.items():
+    for name, value in (optional(body, "options", dict, "") or {}).items():
         if value is None:
             continue
         place = f"options.{name}"
@@ -93,8 +94,3 @@ def _stop(value: Any, place: str) -> Json:
         if not expect(stop, str, f"{place}[{index}]"):
             raise refused(f"{place}[{index}]", "should not be empty")
     return {"stop": stops} if stops else {}
-
-
-def options_of(body: Json, warnings: list[str]) -> Json:
-    """As `sampling`, of a request's `options`."""
-    return sampling(optional(body, "options", dict, "") or {}, warnings)

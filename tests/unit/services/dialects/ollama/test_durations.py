@@ -47,6 +47,12 @@ def test_what_is_no_duration_is_refused_by_name(value: Any) -> None:
     assert (caught.value.status, caught.value.param) == (400, "keep_alive")
 
 
+def test_what_is_long_is_refused_as_soon() -> None:
+    for text in ("1" * 200_000 + "x", "1s" * 100_000 + "x"):
+        with pytest.raises(ApiError):
+            keep_alive(text)
+
+
 @given(st.integers(0, 999), st.integers(0, 59), st.integers(0, 59))
 def test_hours_minutes_and_seconds_add_up(hours: int, minutes: int, s: int) -> None:
     text = f"{hours}h{minutes}m{s}s"
