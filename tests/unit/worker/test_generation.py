@@ -67,6 +67,18 @@ async def test_a_stop_string_ends_it_without_the_reader(
     assert [t.token_id for t in delta.tokens] == tokenizer.encode("one", add_bos=False)
 
 
+async def test_a_stop_string_that_only_the_end_completes(
+    tokenizer: TextTokenizer,
+) -> None:
+    """Bytes that are no character yet are one when nothing follows."""
+    made, _ = generation(tokenizer, ["\ufffd"])
+    (*_, half) = tokens(tokenizer, "one \u2603")[:-1]
+    made.accept([*tokens(tokenizer, "one"), half, Finished("a", "length")])
+    delta = made.taken()
+    assert (delta.text.strip(), delta.finish_reason) == ("one", "stop")
+    assert delta.stop_reason == "\ufffd"
+
+
 async def test_held_back_text_comes_at_the_end(tokenizer: TextTokenizer) -> None:
     made, _ = generation(tokenizer, [" two!"])
     made.accept([*tokens(tokenizer, "one two"), Finished("a", "length")])
