@@ -1,10 +1,8 @@
 """A real gateway, neuron and worker, and the official OpenAI client for them."""
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -32,28 +30,21 @@ _TEMPLATE = """\
 {% endif %}"""
 
 
-@contextmanager
-def serving(openings: Mapping[str, str], **generation: Any) -> Iterator[Process]:
-    """A gateway with a model of each name, whose answers open so."""
-    with temporary_home() as home:
-        for model, opening in openings.items():
-            folder = home.root / "data" / "cortex" / "models" / model
-            shutil.copytree(bundled_root() / MODEL, folder)
-            template = _TEMPLATE.replace("{{ opening }}", opening)
-            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-            settings = folder / "generation_config.json"
-            settings.write_text(
-                json.dumps(json.loads(settings.read_text()) | generation)
-            )
-        free = {"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
-        with running_gateway(home, environ=free) as process:
-            yield process
+def tell_roles(models: Path, model: str, *, opening: str = "") -> None:
+    """Put the bundled model there under that name, with a chat template."""
+    shutil.copytree(bundled_root() / MODEL, models / model)
+    template = _TEMPLATE.replace("{{ opening }}", opening)
+    (models / model / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def gateway() -> Iterator[Process]:
-    with serving({AGENT: " <think>", ASSISTANT: ""}) as process:
-        yield process
+    with temporary_home() as home:
+        tell_roles(home.models, AGENT, opening=" <think>")
+        tell_roles(home.models, ASSISTANT)
+        free = {"CORTEX_LOCAL__LISTEN": "127.0.0.1:0"}
+        with running_gateway(home, environ=free) as process:
+            yield process
 
 
 @pytest.fixture

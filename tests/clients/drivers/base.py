@@ -5,21 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
-from tokenizers import Tokenizer
 
-from neuron.models.bundled import bundled_root
-from tests.clients.conftest import MODEL
-
-QUESTION = "They lived happily ever after."
-"""What the model answers in one sentence."""
-ENDLESS = "Good night."
-"""What it answers for as long as it is let."""
+QUESTION = "They lived happily ever after.\n"
+"""The model says something to it even as plain text, for its last token."""
+ENDLESS = "Once upon a time"
+"""What the other model answers for as long as it is let."""
 LIMIT = 100
-"""Tokens of an answer, enough for one that satisfies a schema: such a model spaces it
-out."""
-_TOKENS = Tokenizer.from_file(str(bundled_root() / MODEL / "tokenizer.json"))
-SHORT_OBJECTS = {str(_TOKENS.token_to_id(f"<0x{ord('}'):X}>")): 100}
-"""A logit bias that ends an object as soon as its schema lets it end."""
+"""Tokens of an answer, more than it has."""
 Ending = Literal["happy", "sad"]
 
 

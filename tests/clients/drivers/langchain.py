@@ -4,7 +4,7 @@ Called without `async`, because they keep their connections from one event loop 
 next.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 from tests.clients.drivers.base import (
     ENDLESS,
@@ -30,8 +30,6 @@ from langchain_openai import ChatOpenAI  # noqa: E402
 class _LangChain(Driver):
     refused = exceptions.ModelInvalidRequestError
     unknown = exceptions.ModelNotFoundError
-    no_call: ClassVar[Any] = "none"
-    """How it says that no tool is to be called."""
 
     def make(self, **settings: Any) -> Any:
         return ChatOpenAI(
@@ -68,7 +66,7 @@ class _LangChain(Driver):
         (call,) = called.tool_calls
         result = ToolMessage(tale(**call["args"]), tool_call_id=call["id"])
         conversation = [question, called, result]
-        model = self._model().bind_tools([Tale], tool_choice=self.no_call)
+        model = self._model().bind_tools([Tale])
         answer = _asked(model, conversation, streamed=streamed)
         return Called(call["name"], call["args"], answer.text)
 
@@ -109,7 +107,6 @@ class Messages(_LangChain):
     route = "/v1/messages"
     stop = "end_turn"
     length = "max_tokens"
-    no_call: ClassVar[Any] = {"type": "none"}
 
     def make(self, **settings: Any) -> Any:
         return ChatAnthropic(

@@ -9,7 +9,6 @@ from tests.clients.drivers.base import (
     ENDLESS,
     LIMIT,
     QUESTION,
-    SHORT_OBJECTS,
     TALE_TOOL,
     Answer,
     Called,
@@ -77,12 +76,23 @@ class _LiteLlm(Driver):
         (call,) = called.tool_calls
         arguments = json.loads(call.function.arguments)
         told = {"role": "tool", "tool_call_id": call.id, "content": tale(**arguments)}
-        answer = asked([_ASK, called, told], "none")
+        answer = asked([_ASK, called, told], "auto")
         return Called(call.function.name, arguments, answer.content)
 
     async def structured(self) -> Mood:
         answer = self._ask([_ASK], response_format=Mood)
         return Mood.model_validate_json(answer.choices[0].message.content)
+
+    async def count(self) -> int:
+        counted = await litellm.acount_tokens(
+            model=f"{self.prefix}/{self.model}",
+            messages=[_ASK],
+            api_base=self.url + self.base,
+            api_key="x",
+        )
+        assert not counted.error
+        tokens: int = counted.total_tokens
+        return tokens
 
 
 class OpenAi(_LiteLlm):
@@ -93,14 +103,11 @@ class OpenAi(_LiteLlm):
 class Vllm(_LiteLlm):
     route = "/v1/chat/completions"
     prefix = "hosted_vllm"
-    # It takes away from the schema that there is nothing beyond the properties.
-    call_settings = {"logit_bias": SHORT_OBJECTS}
 
 
 class Text(_LiteLlm):
     route = "/v1/completions"
     prefix = "text-completion-openai"
-    stop = "length"
 
     async def leave(self) -> None:
         # Its stream cannot be closed, but only the connection can.
@@ -112,17 +119,6 @@ class Messages(_LiteLlm):
     route = "/v1/messages"
     prefix = "anthropic"
     base = ""
-
-    async def count(self) -> int:
-        counted = await litellm.acount_tokens(
-            model=f"{self.prefix}/{self.model}",
-            messages=[_ASK],
-            api_base=self.url,
-            api_key="x",
-        )
-        assert not counted.error
-        tokens: int = counted.total_tokens
-        return tokens
 
 
 class Ollama(_LiteLlm):

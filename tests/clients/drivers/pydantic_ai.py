@@ -90,7 +90,7 @@ class _Agents(Driver):
         arguments = call.args_as_dict()
         result = ToolReturnPart(call.tool_name, tale(**arguments), call.tool_call_id)
         messages += [called, ModelRequest([result])]
-        answer = await self._asked(messages, "none", streamed=streamed)
+        answer = await self._asked(messages, "auto", streamed=streamed)
         return Called(call.tool_name, arguments, answer.text)
 
     async def _asked(self, messages: list[Any], choice: str, *, streamed: bool) -> Any:
@@ -114,6 +114,12 @@ class _Agents(Driver):
         mood: Mood = (await self._agent(output_type=Mood).run(QUESTION)).output
         return mood
 
+    async def count(self) -> int:
+        messages = [ModelRequest([UserPromptPart(QUESTION)])]
+        usage = await self._model.count_tokens(messages, None, ModelRequestParameters())
+        tokens: int = usage.input_tokens
+        return tokens
+
 
 class Chat(_Agents):
     route = "/v1/chat/completions"
@@ -132,12 +138,6 @@ class Messages(_Agents):
     def provider(self) -> Any:
         client = anthropic.AsyncAnthropic(base_url=self.url, api_key="x", max_retries=0)
         return client, AnthropicProvider(anthropic_client=client)
-
-    async def count(self) -> int:
-        messages = [ModelRequest([UserPromptPart(QUESTION)])]
-        usage = await self._model.count_tokens(messages, None, ModelRequestParameters())
-        tokens: int = usage.input_tokens
-        return tokens
 
 
 def _texts(result: Any) -> Any:
