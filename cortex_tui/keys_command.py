@@ -96,14 +96,20 @@ def run(
     try:
         if arguments.verb == "list":
             return _list(arguments, config, here, there, g)
-        path = _file(config, here)
-        if arguments.verb == "add":
-            return _add(path, arguments)
-        if arguments.verb == "revoke":
-            return _revoke(path, arguments.name)
-        return _rotate(path, arguments.name, arguments.grace)
+        done = _changed(_file(config, here), arguments)
     except (ConfigError, KeyNameError) as error:
         raise KeysError(str(error)) from error
+    if here is not None:
+        _told(here)  # Which makes it look: the change is in force once this returns.
+    return done
+
+
+def _changed(path: Path, arguments: argparse.Namespace) -> Outcome:
+    if arguments.verb == "add":
+        return _add(path, arguments)
+    if arguments.verb == "revoke":
+        return _revoke(path, arguments.name)
+    return _rotate(path, arguments.name, arguments.grace)
 
 
 def _file(config: Path | None, here: Target | None) -> Path:
@@ -142,14 +148,14 @@ def _add(path: Path, arguments: argparse.Namespace) -> Outcome:
             "it is the first one: the gateway now refuses whoever shows none, unless "
             '`[gateway] auth` is "none"'
         )
-    return Outcome(shown, [*notes, *_warnings(path)])
+    return Outcome(shown, notes)
 
 
 def _revoke(path: Path, name: str) -> Outcome:
     from services.keys import edit
 
     key = edit.revoke(path, name)
-    return Outcome(f"revoked the key of '{key.name}', ck-{key.id}", _warnings(path))
+    return Outcome(f"revoked the key of '{key.name}', ck-{key.id}")
 
 
 def _rotate(path: Path, name: str, grace: str | None) -> Outcome:
@@ -164,7 +170,7 @@ def _rotate(path: Path, name: str, grace: str | None) -> Outcome:
     key, shown = edit.rotate(path, name, until)
     old = "is good no more" if until is None else f"is good until {until:%F %H:%M} UTC"
     note = f"the new key of '{key.name}', shown this once; the old one {old}"
-    return Outcome(shown, [note, *_warnings(path)])
+    return Outcome(shown, [note])
 
 
 def _list(
@@ -220,13 +226,6 @@ def _ask(where: Target) -> KeyList:
         raise plain_http.Refused(
             f"{where.url} answers, but is not a cortex gateway"
         ) from error
-
-
-def _warnings(path: Path) -> list[str]:
-    from services.keys.file import read_keys
-
-    warning = read_keys(path).warning
-    return [warning] if warning else []
 
 
 def _now() -> datetime:

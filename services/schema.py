@@ -35,7 +35,7 @@ UNPIN: Final = "/admin/v1/models/unpin"
 OPERATION: Final = "/admin/v1/operations/{id}"
 """GET → Operation."""
 KEYS: Final = "/admin/v1/keys"
-"""GET → KeyList."""
+"""GET → KeyList; a change of their file is in force after it."""
 
 
 class NodeState(StrEnum):

@@ -49,6 +49,7 @@ async def operation(request: web.Request) -> web.Response:
 async def keys(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     keeper = gateway.keys
+    await keeper.look()
     required = keeper.required(gateway.limits.auth)
     return json_response(key_list(keeper.keys, keeper.limits, required=required))
 

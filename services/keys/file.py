@@ -151,8 +151,10 @@ def load_keys(explicit_config: Path | None = None) -> Keys:
     Raises:
         ConfigError: it cannot be used.
     """
-    beside = explicit_config.parent / KEYS_TOML if explicit_config else None
-    return read_keys(beside or lookup())
+    if explicit_config is not None:
+        # Absolute, as it is told to command lines that run elsewhere.
+        return read_keys(explicit_config.absolute().parent / KEYS_TOML)
+    return read_keys(lookup())
 
 
 def lookup() -> Path:

@@ -29,7 +29,8 @@ _T = TypeVar("_T")
 
 
 class KeyKeeper:
-    """Without `running`, keys are never read again, and what they spent is not kept."""
+    """Without `running`, nothing looks for other keys by itself, and what keys spent
+    is not kept."""
 
     def __init__(self, keys: Keys, tell: Callable[[Level, str], None]) -> None:
         self.limits = Limits()
@@ -69,7 +70,7 @@ class KeyKeeper:
         stop = asyncio.Event()
         thread = _Thread()
         store = await self._open(thread, database)
-        tasks = [asyncio.create_task(_again("keys.toml", LOOK_S, self._look, stop))]
+        tasks = [asyncio.create_task(_again("keys.toml", LOOK_S, self.look, stop))]
         if store is not None:
             opened = store
 
@@ -118,8 +119,8 @@ class KeyKeeper:
         else:
             self._saving_fails = False
 
-    async def _look(self) -> None:
-        """Read the file again where it has changed."""
+    async def look(self) -> None:
+        """Read the file again if it has changed."""
         stamp = await asyncio.to_thread(_stamp_of, self.keys.path)
         if stamp == self._stamp:
             return

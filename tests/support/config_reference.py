@@ -99,8 +99,9 @@ def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
     if _is_section(field.annotation):
         return field.annotation, False
     # Those that may be left out are a union with None.
-    if isinstance(field.annotation, UnionType):
-        for argument in get_args(field.annotation):
+    annotation: object = field.annotation
+    if isinstance(annotation, UnionType):
+        for argument in get_args(annotation):
             if _is_section(argument):
                 return argument, False
     for argument in (field.annotation, *get_args(field.annotation)):
