@@ -41,6 +41,8 @@ class Agent:
     """How many its request has at least."""
     kinds: frozenset[str] = frozenset()
     """Types of these tools."""
+    reads: str | None = None
+    """A tool that only reads, whatever its arguments are."""
     size: int = 0
     """Bytes that its request has at least."""
     offline: bool = True
@@ -83,6 +85,7 @@ AGENTS = (
         turns.claude_code,
         frozenset({f"{MESSAGES}?beta=true"}),
         connect="claude-code",
+        reads="Read",
         tools=25,
         size=80_000,
     ),
@@ -95,18 +98,17 @@ AGENTS = (
         environ={"ANTHROPIC_BASE_URL": "$url", "ANTHROPIC_API_KEY": "$key"},
         model="claude-opus-4-8",
         small="claude-haiku-4-5-20251001",
+        reads="Read",
         tools=3,
     ),
     Agent(
         "codex",
         programs.CODEX,
-        (
-            "exec", "--skip-git-repo-check", "-s", "danger-full-access", "--json",
-            PROMPT,
-        ),
+        ("exec", "--skip-git-repo-check", "-s", "read-only", "--json", PROMPT),
         turns.codex,
         frozenset({RESPONSES}),
         connect="codex",
+        reads="get_goal",
         tools=5,
         kinds=frozenset({"function", "namespace", "web_search"}),
         size=30_000,
@@ -119,6 +121,7 @@ AGENTS = (
         frozenset({CHAT}),
         connect="opencode",
         environ=_OPENCODE_ENVIRON,
+        reads="read",
         tools=10,
         kinds=_FUNCTION,
     ),
@@ -131,11 +134,17 @@ AGENTS = (
         files={".config/opencode/opencode.json": json.dumps(_OPENCODE_ANTHROPIC)},
         environ=_OPENCODE_ENVIRON,
         small="claude-haiku-4-5-20251001",
+        reads="read",
         tools=10,
     ),
     Agent(
-        "aider", programs.AIDER, _AIDER, turns.printed, frozenset({CHAT}),
-        connect="aider", environ={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        "aider",
+        programs.AIDER,
+        _AIDER,
+        turns.printed,
+        frozenset({CHAT}),
+        connect="aider",
+        environ={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     ),
     Agent(
         "aider as Anthropic's client",
@@ -158,16 +167,18 @@ AGENTS = (
         connect="cline",
         # A daemon would go on when it has ended.
         environ={"CLINE_SESSION_BACKEND_MODE": "local"},
+        reads="read_files",
         tools=5,
         kinds=_FUNCTION,
     ),
     Agent(
         "continue",
         programs.CONTINUE,
-        ("--config", "$home/.continue/config.yaml", "--auto", "-p", PROMPT),
+        ("--config", "$home/.continue/config.yaml", "-p", PROMPT),
         turns.printed,
         frozenset({CHAT}),
         connect="continue",
+        reads="Read",
         tools=5,
         kinds=_FUNCTION,
     ),
@@ -179,14 +190,23 @@ AGENTS = (
         frozenset({CHAT}),
         connect="qwen-code",
         files={".qwen/settings.json": '{"privacy": {"usageStatisticsEnabled": false}}'},
+        reads="read_file",
         tools=10,
         kinds=_FUNCTION,
         size=70_000,
         offline=False,
     ),
     Agent(
-        "pi", programs.PI, _PI, turns.pi, frozenset({CHAT}),
-        connect="pi", environ={"PI_OFFLINE": "1"}, tools=4, kinds=_FUNCTION,
+        "pi",
+        programs.PI,
+        _PI,
+        turns.pi,
+        frozenset({CHAT}),
+        connect="pi",
+        environ={"PI_OFFLINE": "1"},
+        reads="read",
+        tools=4,
+        kinds=_FUNCTION,
     ),
     Agent(
         "pi as Anthropic's client",
@@ -196,6 +216,7 @@ AGENTS = (
         frozenset({MESSAGES}),
         files=_pi("anthropic-messages", "$url"),
         environ={"PI_OFFLINE": "1"},
+        reads="read",
         tools=4,
     ),
     Agent(
@@ -206,7 +227,18 @@ AGENTS = (
         frozenset({RESPONSES}),
         files=_pi("openai-responses", "$url/v1"),
         environ={"PI_OFFLINE": "1"},
+        reads="read",
         tools=4,
         kinds=_FUNCTION,
     ),
-)  # fmt: skip
+)
+
+COUNTING = Agent(
+    "claude-code",
+    programs.CLAUDE_CODE,
+    ("-p", "/context", "--output-format", "json"),
+    turns.claude_code,
+    frozenset({f"{MESSAGES}/count_tokens?beta=true"}),
+    connect="claude-code",
+)
+"""It asks for the tokens of each part of its prompt, and for no answer."""

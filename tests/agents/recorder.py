@@ -1,4 +1,7 @@
-"""What a client asks of the gateway and what it is answered, seen on the way."""
+"""What a client asks of the gateway and what it is answered, seen on the way.
+
+A model that is too small to choose a tool can be made to call one there, too.
+"""
 
 import http.client
 import json
@@ -64,29 +67,47 @@ def _text(event: Any) -> str:
             return ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recorder:
-    url: str
-    asked: list[Asked]
+    """A proxy before the gateway that keeps what passes."""
+
+    gateway: str
+    url: str = ""
+    asked: list[Asked] = field(default_factory=list)
+    force: str | None = None
+    """The tool that the next request with tools is made to call."""
+
+    def wanted(self, asked: Asked) -> bytes:
+        """What is sent on for this request."""
+        if self.force is None or not (asked.content and asked.body.get("tools")):
+            return asked.content
+        body, tool, self.force = asked.body, self.force, None
+        if asked.path.startswith("/v1/messages"):
+            body["tool_choice"] = {"type": "tool", "name": tool}
+        elif asked.path == "/v1/responses":
+            body["tool_choice"] = {"type": "function", "name": tool}
+        else:
+            body["tool_choice"] = {"type": "function", "function": {"name": tool}}
+        return json.dumps(body).encode()
 
 
 @contextmanager
 def recording(gateway: str) -> Iterator[Recorder]:
-    """A proxy before the gateway that keeps what passes."""
-    asked: list[Asked] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(gateway, asked))
+    recorder = Recorder(gateway)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(recorder))
+    recorder.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield Recorder(f"http://127.0.0.1:{server.server_port}", asked)
+        yield recorder
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-def _handler(gateway: str, asked: list[Asked]) -> type[BaseHTTPRequestHandler]:
-    address = urlsplit(gateway).netloc
+def _handler(recorder: Recorder) -> type[BaseHTTPRequestHandler]:
+    address = urlsplit(recorder.gateway).netloc
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -95,7 +116,7 @@ def _handler(gateway: str, asked: list[Asked]) -> type[BaseHTTPRequestHandler]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             content = self.rfile.read(int(headers.get("content-length", 0)))
             each = Asked(self.command, self.path, headers, content)
-            asked.append(each)
+            recorder.asked.append(each)
             upstream = http.client.HTTPConnection(address, timeout=DEADLINE_S)
             try:
                 self._answer(each, upstream)
@@ -107,8 +128,10 @@ def _handler(gateway: str, asked: list[Asked]) -> type[BaseHTTPRequestHandler]:
         do_GET = do_HEAD = do_POST = relay
 
         def _answer(self, each: Asked, upstream: http.client.HTTPConnection) -> None:
-            kept = {k: v for k, v in each.headers.items() if k not in _PER_HOP}
-            upstream.request(each.method, each.path, each.content or None, kept)
+            left_out = _PER_HOP | {"content-length"}
+            kept = {k: v for k, v in each.headers.items() if k not in left_out}
+            content = recorder.wanted(each)
+            upstream.request(each.method, each.path, content or None, kept)
             response = upstream.getresponse()
             each.status = response.status
             each.request_id = response.headers["X-Request-Id"]

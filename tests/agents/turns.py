@@ -43,8 +43,7 @@ def codex(output: str) -> Turn:
 def opencode(output: str) -> Turn:
     parts = [each["part"] for each in _lines(output)]
     (text,) = [part["text"] for part in parts if part["type"] == "text"]
-    (end,) = [part for part in parts if part["type"] == "step-finish"]
-    tokens = end["tokens"]
+    *_, tokens = [part["tokens"] for part in parts if part["type"] == "step-finish"]
     return Turn(text, tokens["input"] + tokens["cache"]["read"], tokens["output"])
 
 
