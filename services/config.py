@@ -51,7 +51,7 @@ def _endpoint(text: str) -> str:
 def _origin(text: str) -> str:
     parts = urlsplit(text)
     if text != "*" and (
-        not parts.hostname or text != f"{parts.scheme}://{parts.netloc}"
+        not parts.hostname or text != f"{parts.scheme}://{parts.netloc}".lower()
     ):
         raise ValueError('should be an origin, such as "https://chat.example", or "*"')
     return text
@@ -75,7 +75,8 @@ class GatewaySection(ConfigModel):
     """`keys` asks everybody for one, `none` nobody. Default: as soon as there is one in
     `keys.toml`."""
     cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
-    """Origins whose web pages may use models; `*` is any. The admin API is for none."""
+    """Origins whose web pages may use models; `*` is any. Requests from pages of others
+    are refused, and the admin API is for none."""
     drain_s: Annotated[float, Field(ge=0)] = 30
     """How long requests in flight may go on after a stop was asked for."""
     load_timeout_s: Seconds = 600

@@ -16,7 +16,7 @@ from services.gateway import (
 from services.gateway.auth import authenticate
 from services.gateway.client_request import REQUEST_ID, request_id
 from services.gateway.context import GATEWAY, Gateway
-from services.gateway.cors import allow_origin, preflight
+from services.gateway.cors import allow_origin, pages
 from services.gateway.dialect_choice import COUNT_TOKENS, MESSAGES
 from services.gateway.dialects.anthropic import translate_count, translate_messages
 from services.gateway.errors import envelope
@@ -27,7 +27,7 @@ MB = 1024 * 1024
 
 def make_app(gateway: Gateway) -> web.Application:
     app = web.Application(
-        middlewares=[envelope, preflight, guard, authenticate],
+        middlewares=[envelope, pages, guard, authenticate],
         client_max_size=gateway.limits.max_body_mb * MB,
     )
     app[GATEWAY] = gateway

@@ -1,18 +1,30 @@
-"""Lets the web pages of configured origins use models; closed unless configured.
+"""Lets the web pages of configured origins use models, and no others.
+
+A page of any other origin could not read an answer, but would have made the gateway
+work for it: a POST of `text/plain` is sent without asking first. Pages cannot leave out
+their `Origin`, also where their name was made to resolve to this host (DNS rebinding).
 
 No answer ever allows a browser's own credentials: a page shows its key in a header.
 """
 
+import logging
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from neuron.protocol.errors import ApiError
+from neuron.protocol.headers import plain_value
+from services.gateway.client_request import request_id
 from services.gateway.context import GATEWAY
 from services.gateway.guard import ADMIN_PREFIX
 
+log = logging.getLogger(__name__)
+
 ANY: Final = "*"
+_ORIGIN: Final = "Origin"
 _ALLOW_ORIGIN: Final = "Access-Control-Allow-Origin"
+_ASKED_METHOD: Final = "Access-Control-Request-Method"
 _ASKED_HEADERS: Final = "Access-Control-Request-Headers"
 _METHODS: Final = "GET, HEAD, POST, DELETE"
 _EXPOSED: Final = ", ".join(
@@ -22,15 +34,20 @@ _MAX_AGE_S: Final = "600"
 
 
 @web.middleware
-async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer a browser that asks what a page of an allowed origin may do."""
-    asks = "Access-Control-Request-Method" in request.headers
-    if request.method != "OPTIONS" or not asks or _allowed(request) is None:
+async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer a browser that asks what a page may do, and refuse pages of origins that
+    are not configured; the admin API has a guard of its own."""
+    origin = request.headers.get(_ORIGIN)
+    if origin is None or request.path.startswith(ADMIN_PREFIX):
+        return await handler(request)
+    if _allowed(request) is None:
+        raise _refused(request, plain_value(origin))
+    if request.method != "OPTIONS" or _ASKED_METHOD not in request.headers:
         return await handler(request)
     headers = {
         "Access-Control-Allow-Methods": _METHODS,
         "Access-Control-Max-Age": _MAX_AGE_S,
-        "Vary": f"Origin, {_ASKED_HEADERS}",
+        "Vary": f"{_ORIGIN}, {_ASKED_HEADERS}",
     }
     if wanted := request.headers.get(_ASKED_HEADERS):
         headers["Access-Control-Allow-Headers"] = wanted
@@ -45,13 +62,26 @@ async def allow_origin(request: web.Request, response: web.StreamResponse) -> No
     response.headers[_ALLOW_ORIGIN] = allowed
     response.headers["Access-Control-Expose-Headers"] = _EXPOSED
     if "Vary" not in response.headers:
-        response.headers["Vary"] = "Origin"
+        response.headers["Vary"] = _ORIGIN
 
 
 def _allowed(request: web.Request) -> str | None:
     """The origin that the answer is for; None: for no page."""
-    origin = request.headers.get("Origin")
+    origin = request.headers.get(_ORIGIN)
     if origin is None or request.path.startswith(ADMIN_PREFIX):
         return None
     allowed = request.app[GATEWAY].limits.cors_origins
     return ANY if ANY in allowed else origin if origin in allowed else None
+
+
+def _refused(request: web.Request, origin: str) -> ApiError:
+    error = ApiError(
+        403,
+        f"this comes from a web page of '{origin}', which `cors_origins` in [gateway] "
+        "of cortex.toml does not list",
+        code="forbidden",
+        type="permission_error",
+    )
+    # The page cannot read the answer; whoever looks for the reason finds it here.
+    log.info("request id=%s refused: %s", request_id(request), error)
+    return error

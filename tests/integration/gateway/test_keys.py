@@ -1,6 +1,7 @@
 """Who may ask for what, and what of it is counted."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -471,10 +472,35 @@ async def preflight(
 async def test_pages_are_shut_out_unless_configured(home: Home) -> None:
     async with gateway(home) as (client, _):
         status, headers = await preflight(client, PAGE)
-        assert status == 405
+        assert status == 403
         assert "Access-Control-Allow-Origin" not in headers
-        _, _, headers = await asked(client, {"Origin": PAGE})
-        assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.parametrize("origin", [PAGE, "http://evil.example:31313", "null", "", "é"])
+async def test_a_page_that_asks_no_permission_makes_nothing_happen(
+    home: Home, caplog: pytest.LogCaptureFixture, origin: str
+) -> None:
+    requests = [
+        ("GET", "/", None),
+        ("GET", "/v1/models", None),
+        ("POST", "/api/nowhere", "{}"),
+        ("POST", "/api/generate", '{"model": "m", "keep_alive": 0}'),
+        *(("POST", path, json.dumps({"model": "m", **ASKS[path]})) for path in ASKS),
+    ]
+    caplog.set_level(logging.INFO)
+    async with gateway(home, cors_origins=["https://other.example"]) as (client, fake):
+        for method, path, body in requests:
+            headers = {"Origin": origin, "Content-Type": "text/plain"}
+            async with client.http.request(
+                method, path, data=body, headers=headers
+            ) as response:
+                assert response.status == 403
+                assert "Access-Control-Allow-Origin" not in response.headers
+                said = message_of(path, await response.json())
+            assert "cors_origins" in said
+            assert f"refused: {said}" in caplog.text
+        assert not fake.received
+        assert fake.models["m"].state is ModelState.READY
 
 
 @pytest.mark.parametrize(

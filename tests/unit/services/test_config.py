@@ -282,7 +282,15 @@ def test_the_command_lines_own_variable_is_not_complained_of(
 
 
 @pytest.mark.parametrize(
-    "origin", ["chat.example", "https://chat.example/", "null", "https://", ""]
+    "origin",
+    [
+        "chat.example",
+        "https://chat.example/",
+        "https://Chat.example",
+        "null",
+        "https://",
+        "",
+    ],
 )
 def test_origins_are_origins(user: Home, origin: str) -> None:
     message = refusal(user, f"[gateway]\ncors_origins = ['*', '{origin}']\n")
