@@ -146,9 +146,18 @@ async def read_call(
 
 
 async def _encoded(fields: Json, size: int) -> bytes:
-    if size <= LARGE_BODY:
-        return orjson.dumps(fields)
-    return await asyncio.to_thread(orjson.dumps, fields)
+    """
+    Raises:
+        ApiError: 400, it is nested more deeply than can be written.
+    """
+    try:
+        if size <= LARGE_BODY:
+            return orjson.dumps(fields)
+        return await asyncio.to_thread(orjson.dumps, fields)
+    except orjson.JSONEncodeError as error:
+        raise ApiError(
+            400, "the body is nested too deeply", code="invalid_request_body"
+        ) from error
 
 
 def _headers(request: web.Request, model: str, *, translated: bool) -> dict[str, str]:

@@ -253,7 +253,11 @@ class Exchange:
         body = await relay.answer_body(upstream)
         try:
             usage, words = read_answer(
-                body, lambda answer: (Usage.of(answer), translation.whole(answer))
+                body,
+                lambda answer: (
+                    Usage.of(answer),
+                    orjson.dumps(translation.whole(answer)),
+                ),
             )
         except ValueError as error:
             raise UpstreamError(f"its answer is none: {error}") from error
@@ -261,8 +265,7 @@ class Exchange:
         self.ending.usage = usage
         self.ending.status, self.ending.outcome = 200, "done"
         return web.Response(
-            body=orjson.dumps(words),
-            headers={**self._headers, "Content-Type": "application/json"},
+            body=words, headers={**self._headers, "Content-Type": "application/json"}
         )
 
     async def _relay_body(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import logging
 from typing import Any
 
@@ -76,6 +77,24 @@ async def test_every_error_comes_in_the_dialect_of_its_path(
             assert got == status, message
             assert message
         assert not fake.received
+
+
+@TRANSLATED
+async def test_what_is_nested_too_deeply_is_refused(home: Home, path: str) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(200):
+        deep = {"properties": {"a": deep}}
+    function = {"name": "f", "parameters": deep}
+    tool = {"type": "function", "function": function, **function, "input_schema": deep}
+    if path == "/v1/messages":
+        tool["type"] = "custom"
+    body = json.dumps({"model": "m", **ASKS[path], "tools": [tool]})
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        status, message = await refusal(client, "POST", path, data=body)
+        assert (status, message) == (400, "the body is nested too deeply")
 
 
 @DIALECTS

@@ -59,4 +59,6 @@ def _ignored_in(message: Fields) -> list[str]:
             cited = block.values.get("citations")
             if isinstance(cited, dict) and cited.get("enabled"):
                 names.append(block.at("citations"))
+            if block.kind == "redacted_thinking":
+                names.append(block.at("data"))
     return names

@@ -131,11 +131,15 @@ def _assistant(message: Fields) -> Json:
 
 def _call(block: Fields) -> Json:
     arguments: Json = block.need("input", dict)
+    try:
+        written = orjson.dumps(arguments).decode()
+    except orjson.JSONEncodeError as error:
+        raise refused(block.at("input"), "is nested too deeply") from error
     return {
         "id": block.need("id", str),
         "type": "function",
         "function": {
             "name": block.need("name", str),
-            "arguments": orjson.dumps(arguments).decode(),
+            "arguments": written,
         },
     }

@@ -275,6 +275,7 @@ def test_the_answer_goes_on_with_the_assistants_last_words() -> None:
 
 
 CALL = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+DEEP: Json = orjson.loads('{"a":' * 300 + "1" + "}" * 300)
 DAMAGED = {
     "type": "thinking",
     "thinking": "",
@@ -313,6 +314,7 @@ DAMAGED = {
         ([assistant({"type": "server_tool_use"})], "messages.0.content.0.type"),
         ([assistant(DAMAGED)], "messages.0.content.0.signature"),
         ([assistant(CALL | {"input": "{}"})], "messages.0.content.0.input"),
+        ([assistant(CALL | {"input": DEEP})], "messages.0.content.0.input"),
         ([user(text("a")), assistant(CALL)], "messages.1.content"),
         ([{"role": "system", "content": [IMAGE]}], "messages.0.content.0.type"),
     ],

@@ -153,14 +153,21 @@ def test_what_agents_send_besides_is_tolerated() -> None:
     ]
 
 
-def test_citations_that_will_not_come_are_told_of() -> None:
+def test_blocks_of_which_something_has_no_effect_are_told_of() -> None:
     source = {"type": "text", "data": "x"}
     document = {
         "type": "document", "source": source, "citations": {"enabled": True},
     }  # fmt: skip
-    said = [{"role": "user", "content": [document]}]
+    hidden = {"type": "redacted_thinking", "data": "x"}
+    said = [
+        {"role": "user", "content": [document]},
+        {"role": "assistant", "content": [hidden]},
+    ]
     warnings = translate_messages(HELLO | {"messages": said}).warnings
-    assert warnings == ["messages.0.content.0.citations has no effect here"]
+    assert warnings == [
+        "messages.0.content.0.citations has no effect here",
+        "messages.1.content.0.data has no effect here",
+    ]
     assert translate_messages(HELLO).warnings == []
 
 
