@@ -1,4 +1,4 @@
-"""What the gateway logged of the requests of one test."""
+"""What a gateway logged of the requests of one test."""
 
 import re
 import time
@@ -8,7 +8,9 @@ from typing import Self
 from tests.support.processes import Process
 
 _FIELD = re.compile(r"([a-z_]+)=(\S+)")
-_ENDED = " cortex.requests: request "
+_ENDED = re.compile(" cortex.requests: request ")
+_REFUSED = re.compile(r"(?: refused: | cortex.requests: .* status=)(4\d\d) ")
+"""By the gateway, or by the neuron."""
 DEADLINE_S = 10.0
 
 
@@ -19,6 +21,7 @@ class Ended:
     route: str
     status: int
     outcome: str
+    streamed: bool
     prompt: int | None
     completion: int | None
 
@@ -29,6 +32,7 @@ class Ended:
             fields["route"],
             int(fields["status"]),
             fields["outcome"],
+            fields["ttft"] != "-",
             _number(fields["prompt"]),
             _number(fields["completion"]),
         )
@@ -36,7 +40,7 @@ class Ended:
 
 @dataclass(slots=True)
 class GatewayLog:
-    """Requests that ended since this was made; those of one process at a time."""
+    """What it logged since this was made, of one test at a time."""
 
     gateway: Process
     _begin: int = field(init=False)
@@ -45,16 +49,27 @@ class GatewayLog:
         self._begin = len(self.gateway.log_text())
 
     def ended(self, count: int) -> list[Ended]:
-        """That many, as soon as they have ended; more are an error."""
+        """That many requests, as soon as they have ended; more are an error."""
+        found = self._wait(_ENDED, count)
+        return [Ended.of(line) for line in found]
+
+    def refused(self) -> int:
+        """The status of the one request that was refused, by whomever."""
+        (line,) = self._wait(_REFUSED, 1)
+        (status,) = _REFUSED.findall(line)
+        return int(status)
+
+    def _wait(self, pattern: re.Pattern[str], count: int) -> list[str]:
         deadline = time.monotonic() + DEADLINE_S
-        while len(found := self._found()) < count and time.monotonic() < deadline:
+        while len(found := self._lines(pattern)) < count:
+            assert time.monotonic() < deadline, found
             time.sleep(0.02)
         assert len(found) == count, found
         return found
 
-    def _found(self) -> list[Ended]:
+    def _lines(self, pattern: re.Pattern[str]) -> list[str]:
         lines = self.gateway.log_text()[self._begin :].splitlines(keepends=True)
-        return [Ended.of(line) for line in lines if _ENDED in line and "\n" in line]
+        return [line for line in lines if pattern.search(line) and line.endswith("\n")]
 
 
 def _number(text: str) -> int | None:

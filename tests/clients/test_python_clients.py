@@ -59,6 +59,9 @@ CLIENTS = [
     Client("instructor", "ChatTools", frozenset({"structured"})),
     Client("instructor", "Messages", frozenset({"structured"})),
     Client("instructor", "Responses", frozenset({"structured"})),
+    # Nothing in it makes a model call a tool, or tells why an answer ended.
+    Client("llm", "Chat", frozenset({"structured"})),
+    Client("llm", "Responses", frozenset({"structured"})),
     Client("litellm", "Messages", _ALL | {"count"}, _LITELLM),
     # Ollama's API has nothing that makes a model call a tool.
     Client("litellm", "Ollama", _ALL - {"call"}, _LITELLM),
@@ -141,9 +144,9 @@ async def test_streams_the_words_of_the_whole_answer(
     streamed = await driver.stream()
     assert whole.text
     assert streamed.text == whole.text
-    assert streamed.pieces > 1
     for answer, ended in zip((whole, streamed), log.ended(2), strict=True):
         assert (ended.route, ended.outcome) == (driver.route, "done")
+        assert ended.streamed == (answer is streamed)
         if answer is whole or driver.streams_usage:
             told = (answer.finish, answer.prompt, answer.completion)
             assert told == (driver.stop, ended.prompt, ended.completion)
@@ -182,15 +185,19 @@ async def test_what_is_counted_is_what_is_charged(driver: Driver) -> None:
 
 
 @clients()
-async def test_a_refusal_names_the_field(driver: Driver) -> None:
-    with pytest.raises(driver.refused, match="temperature"):
-        await driver.chat(temperature=-1)
+async def test_a_refusal_names_the_field(driver: Driver, log: GatewayLog) -> None:
+    with pytest.raises(driver.refused, match=driver.field):
+        await driver.refuse()
+    assert log.refused() == 400
 
 
 @clients()
-async def test_an_unknown_model_is_told_those_there_are(stranger: Driver) -> None:
+async def test_an_unknown_model_is_told_those_there_are(
+    stranger: Driver, log: GatewayLog
+) -> None:
     with pytest.raises(stranger.unknown, match=f"nope.*{MODEL}"):
         await stranger.chat()
+    assert log.refused() == 404
 
 
 @clients()

@@ -46,7 +46,11 @@ TALE_TOOL: dict[str, Any] = {
 
 
 def tale(ending: Ending) -> str:
-    """Tells a tale."""
+    """Tells a tale.
+
+    Args:
+        ending: How it ends.
+    """
     return QUESTION
 
 
@@ -59,8 +63,6 @@ class Answer:
     """Why it ended, in the client's own word."""
     prompt: int | None = None
     completion: int | None = None
-    pieces: int = 1
-    """In how many the text came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,9 @@ class Driver(ABC):
     unknown: ClassVar[type[Exception]]
     """What it raises at a 404."""
 
+    field: ClassVar[str] = "temperature"
+    """What `refuse` is about."""
+
     def __init__(self, url: str, model: str) -> None:
         self.url = url
         self.model = model
@@ -108,6 +113,10 @@ class Driver(ABC):
     @abstractmethod
     async def leave(self) -> None:
         """Stream the answer to `ENDLESS`, and go away after the first piece."""
+
+    async def refuse(self) -> None:
+        """Ask for what the gateway refuses."""
+        await self.chat(temperature=-1)
 
     async def call(self, *, streamed: bool) -> Called:
         """A tool round trip: a call that `tool_choice` makes, and an answer to what

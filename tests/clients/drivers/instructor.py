@@ -81,7 +81,7 @@ class _Instructor(Driver):
                 **self._asked(), response_model=Mood
             )
         ]
-        return Answer(moods[-1].model_dump_json(), pieces=len(moods))
+        return Answer(moods[-1].model_dump_json())
 
     async def leave(self) -> None:
         stories = self._patched.create_partial(

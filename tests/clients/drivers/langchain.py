@@ -51,8 +51,7 @@ class _LangChain(Driver):
         return self._answer(self._model(limit, temperature).invoke(QUESTION))
 
     async def stream(self) -> Answer:
-        pieces = [*self._model().stream(QUESTION)]
-        return self._answer(_sum(pieces), sum(bool(piece.text) for piece in pieces))
+        return self._answer(_sum([*self._model().stream(QUESTION)]))
 
     async def leave(self) -> None:
         stream = self._model(limit=200).stream(ENDLESS)
@@ -75,13 +74,12 @@ class _LangChain(Driver):
         mood: Mood = model.invoke(QUESTION)
         return mood
 
-    def _answer(self, message: Any, pieces: int = 1) -> Answer:
+    def _answer(self, message: Any) -> Answer:
         return Answer(
             message.text,
             finish=self.finish(message),
             prompt=message.usage_metadata["input_tokens"],
             completion=message.usage_metadata["output_tokens"],
-            pieces=pieces,
         )
 
 

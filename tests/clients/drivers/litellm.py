@@ -48,15 +48,13 @@ class _LiteLlm(Driver):
     def _asked_in_a_stream(self, messages: list[Any], **settings: Any) -> Any:
         more = {"stream": True, "stream_options": {"include_usage": True}}
         pieces = [*self._ask(messages, **settings, **more)]
-        whole = litellm.stream_chunk_builder(pieces, messages=messages)
-        texts = [each.choices[0].delta.content for each in pieces if each.choices]
-        return whole, sum(map(bool, texts))
+        return litellm.stream_chunk_builder(pieces, messages=messages)
 
     async def chat(self, *, temperature: float = 0, limit: int = LIMIT) -> Answer:
         return _answer(self._ask([_ASK], temperature=temperature, max_tokens=limit))
 
     async def stream(self) -> Answer:
-        return _answer(*self._asked_in_a_stream([_ASK]))
+        return _answer(self._asked_in_a_stream([_ASK]))
 
     async def leave(self) -> None:
         stream = self._ask([_ENDLESS], stream=True, max_tokens=200)
@@ -67,7 +65,7 @@ class _LiteLlm(Driver):
         def asked(messages: list[Any], choice: str, **more: Any) -> Any:
             settings = {"tools": [TALE_TOOL], "tool_choice": choice, **more}
             if streamed:
-                whole, _ = self._asked_in_a_stream(messages, **settings)
+                whole = self._asked_in_a_stream(messages, **settings)
             else:
                 whole = self._ask(messages, **settings)
             return whole.choices[0].message
@@ -127,12 +125,11 @@ class Ollama(_LiteLlm):
     base = ""
 
 
-def _answer(whole: Any, pieces: int = 1) -> Answer:
+def _answer(whole: Any) -> Answer:
     (choice,) = whole.choices
     return Answer(
         choice.message.content,
         finish=choice.finish_reason,
         prompt=whole.usage.prompt_tokens,
         completion=whole.usage.completion_tokens,
-        pieces=pieces,
     )

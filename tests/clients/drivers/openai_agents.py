@@ -53,8 +53,9 @@ class _Agents(Driver):
     async def stream(self) -> Answer:
         settings = {"max_tokens": LIMIT, "temperature": 0, "include_usage": True}
         result = agents.Runner.run_streamed(self._agent(settings), QUESTION)
-        pieces = [event async for event in result.stream_events() if _is_text(event)]
-        return _answer(result, len(pieces))
+        async for _ in result.stream_events():
+            pass
+        return _answer(result)
 
     async def leave(self) -> None:
         agent = self._agent({"temperature": 0})
@@ -96,13 +97,12 @@ class Responses(_Agents):
     kind = agents.OpenAIResponsesModel
 
 
-def _answer(result: Any, pieces: int = 1) -> Answer:
+def _answer(result: Any) -> Answer:
     usage = result.context_wrapper.usage
     return Answer(
         result.final_output,
         prompt=usage.input_tokens,
         completion=usage.output_tokens,
-        pieces=pieces,
     )
 
 

@@ -77,7 +77,7 @@ class _Agents(Driver):
     async def stream(self) -> Answer:
         async with self._agent().run_stream(QUESTION) as result:
             pieces = [piece async for piece in _texts(result)]
-        return _answer("".join(pieces), result, len(pieces))
+        return _answer("".join(pieces), result)
 
     async def leave(self) -> None:
         async with self._agent(limit=200).run_stream(ENDLESS) as result:
@@ -144,11 +144,10 @@ def _texts(result: Any) -> Any:
     return result.stream_text(delta=True, debounce_by=None)
 
 
-def _answer(text: str, result: Any, pieces: int = 1) -> Answer:
+def _answer(text: str, result: Any) -> Answer:
     return Answer(
         text,
         finish=result.response.finish_reason,
         prompt=result.usage.input_tokens,
         completion=result.usage.output_tokens,
-        pieces=pieces,
     )

@@ -8,11 +8,9 @@ from tests.clients.drivers.base import (
     ENDLESS,
     LIMIT,
     QUESTION,
-    TALE_SCHEMA,
     Answer,
     Called,
     Driver,
-    Ending,
     Mood,
     tale,
 )
@@ -25,9 +23,9 @@ from smolagents import (  # noqa: E402
     LogLevel,
     MessageRole,
     OpenAIModel,
-    Tool,
     ToolCallingAgent,
     agglomerate_stream_deltas,
+    tool,
 )
 
 
@@ -54,7 +52,7 @@ class Chat(Driver):
     async def stream(self) -> Answer:
         settings = {"temperature": 0, "max_tokens": LIMIT}
         pieces = [*self._model.generate_stream([_user(QUESTION)], **settings)]
-        return _answer(agglomerate_stream_deltas(pieces), len(pieces))
+        return _answer(agglomerate_stream_deltas(pieces))
 
     async def leave(self) -> None:
         stream = self._model.generate_stream([_user(ENDLESS)], max_tokens=200)
@@ -65,11 +63,11 @@ class Chat(Driver):
 
     async def call(self, *, streamed: bool) -> Called:
         agent = ToolCallingAgent(
-            tools=[_Tale()], model=self._model, max_steps=1, stream_outputs=streamed,
+            tools=[tool(tale)], model=self._model, max_steps=1, stream_outputs=streamed,
             verbosity_level=LogLevel.OFF,
         )  # fmt: skip
         result = agent.run(QUESTION, return_full_result=True)
-        _, step = result.steps
+        _, step, _ = result.steps
         (call,) = step["tool_calls"]
         function = call["function"]
         return Called(function["name"], function["arguments"], result.output)
@@ -84,24 +82,13 @@ class Chat(Driver):
         return Mood.model_validate_json(message.content)
 
 
-class _Tale(Tool):
-    name = "tale"
-    description = "Tells a tale."
-    inputs = {"ending": {**TALE_SCHEMA["properties"]["ending"], "description": "How."}}
-    output_type = "string"
-
-    def forward(self, ending: Ending) -> str:
-        return tale(ending)
-
-
 def _user(text: str) -> Any:
     return ChatMessage(MessageRole.USER, [{"type": "text", "text": text}])
 
 
-def _answer(message: Any, pieces: int = 1) -> Answer:
+def _answer(message: Any) -> Answer:
     return Answer(
         message.content,
         prompt=message.token_usage.input_tokens,
         completion=message.token_usage.output_tokens,
-        pieces=pieces,
     )
