@@ -4,7 +4,7 @@ Nothing here or in a dialect does any I/O, but for `Translation.settle`.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from neuron.protocol.errors import ApiError
@@ -74,9 +74,18 @@ class Translation(ABC):
     def writer(self) -> StreamWriter:
         """For the answer to a request that streams; asked for once."""
 
+    def place(self, param: str) -> str:
+        """Where in the client's request that is which the neuron calls `param`."""
+        return param
+
     def refused(self, error: ApiError) -> ApiError:
         """The neuron's refusal, naming places in the client's own request."""
-        return error
+        if error.param is None:
+            return error
+        place = self.place(error.param)
+        said = error.message.removeprefix(error.param)
+        message = error.message if said == error.message else place + said
+        return replace(error, message=message, param=place)
 
     async def settle(self) -> None:  # noqa: B027
         """Do what is left to do before the client gets the last bytes of an answer that

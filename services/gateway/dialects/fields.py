@@ -77,3 +77,11 @@ def objects(fields: Mapping[str, Any], name: str, at: str) -> list[tuple[str, Js
 
 def join(at: str, name: str) -> str:
     return f"{at}.{name}" if at else name
+
+
+def renamed(place: str, names: Mapping[str, str]) -> str:
+    """The place with what it begins with under its other name; the first that fits."""
+    for name, other in names.items():
+        if place == name or place.startswith((f"{name}.", f"{name}[")):
+            return other + place.removeprefix(name)
+    return place

@@ -1,11 +1,10 @@
 """The neuron names places in its own request; clients know those of theirs."""
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Final
 
-from neuron.protocol.errors import ApiError
+from services.gateway.dialects.fields import renamed
 
 _INDEX: Final = re.compile(r"\[(\d+)\]")
 _MESSAGE: Final = re.compile(r"messages\[(\d+)\](\.content)?\S*")
@@ -21,15 +20,10 @@ _NAMES: Final = {
 }
 
 
-def named_as_sent(error: ApiError, turns: Sequence[str]) -> ApiError:
-    """The refusal with places in the client's request; `turns` are those of the
-    messages that the neuron was sent."""
-    if error.param is None:
-        return error
-    place = _INDEX.sub(r".\1", _place(error.param, turns))
-    said = error.message.removeprefix(error.param)
-    message = error.message if said == error.message else place + said
-    return dataclasses.replace(error, message=message, param=place)
+def place_as_sent(param: str, turns: Sequence[str]) -> str:
+    """The place in the client's request; `turns` are those of the messages that the
+    neuron was sent."""
+    return _INDEX.sub(r".\1", _place(param, turns))
 
 
 def _place(param: str, turns: Sequence[str]) -> str:
@@ -39,7 +33,4 @@ def _place(param: str, turns: Sequence[str]) -> str:
     if found := _TOOL.match(param):
         rest = param[found.end() :].replace(".parameters", ".input_schema", 1)
         return f"tools.{found[1]}{rest}"
-    for name, ours in _NAMES.items():
-        if param == name or param.startswith((f"{name}.", f"{name}[")):
-            return ours + param.removeprefix(name)
-    return param
+    return renamed(param, _NAMES)

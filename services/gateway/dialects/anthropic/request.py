@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from neuron.protocol import routes
-from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.answer import as_message, input_tokens
 from services.gateway.dialects.anthropic.fields import Fields
 from services.gateway.dialects.anthropic.ignored import ignored, refuse_foreign
 from services.gateway.dialects.anthropic.messages import conversation
-from services.gateway.dialects.anthropic.places import named_as_sent
+from services.gateway.dialects.anthropic.places import place_as_sent
 from services.gateway.dialects.anthropic.stream import MessageWriter
 from services.gateway.dialects.anthropic.tools import tool_fields
 from services.gateway.dialects.base import Json, StreamWriter, Translation
@@ -27,8 +26,8 @@ class _Prompted(Translation):
     turns: Sequence[str] = ()
     """Where in the request each of the neuron's messages comes from."""
 
-    def refused(self, error: ApiError) -> ApiError:
-        return named_as_sent(error, self.turns)
+    def place(self, param: str) -> str:
+        return place_as_sent(param, self.turns)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from services.gateway.dialects.base import Json, StreamWriter, Translation
 from services.gateway.dialects.ollama.calls import Calls, whole_calls
 from services.gateway.dialects.ollama.dialect import Ollama
 from services.gateway.dialects.ollama.lines import Said, as_message, ending, line
-from services.gateway.dialects.ollama.places import named_as_sent
+from services.gateway.dialects.ollama.places import place_as_sent
 
 _END_WITHOUT_REASON: Final = "it does not say why it ended"
 
@@ -48,8 +48,8 @@ class OllamaTranslation(Translation):
     def writer(self) -> StreamWriter:
         return _Writer(self)
 
-    def refused(self, error: ApiError) -> ApiError:
-        return named_as_sent(error, chat=self.word is as_message)
+    def place(self, param: str) -> str:
+        return place_as_sent(param, chat=self.word is as_message)
 
     async def settle(self) -> None:
         self.when_done()

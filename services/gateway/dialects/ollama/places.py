@@ -1,10 +1,9 @@
 """The neuron names places in its own request; clients know those of theirs."""
 
-import dataclasses
 import re
 from typing import Final
 
-from neuron.protocol.errors import ApiError
+from services.gateway.dialects.fields import renamed
 
 _IMAGE: Final = re.compile(r"(messages\[\d+\]\.)content\[(\d+)\]\S*")
 """Parts of a content are a message's images, and behind them its text."""
@@ -25,22 +24,10 @@ _NAMES: Final = {
 }  # fmt: skip
 
 
-def named_as_sent(error: ApiError, *, chat: bool) -> ApiError:
-    """The refusal with places in the request of /api/chat, or of /api/generate."""
-    if error.param is None:
-        return error
-    place = _place(error.param, chat)
-    said = error.message.removeprefix(error.param)
-    message = error.message if said == error.message else place + said
-    return dataclasses.replace(error, message=message, param=place)
-
-
-def _place(param: str, chat: bool) -> str:
+def place_as_sent(param: str, *, chat: bool) -> str:
+    """The place in the request of /api/chat, or of /api/generate."""
     if found := _IMAGE.fullmatch(param):
         return f"{found[1] if chat else ''}images[{found[2]}]"
     if param.startswith("messages") and not chat:
         return "prompt"
-    for name, theirs in _NAMES.items():
-        if param == name or param.startswith((f"{name}.", f"{name}[")):
-            return theirs + param.removeprefix(name)
-    return param
+    return renamed(param, _NAMES)

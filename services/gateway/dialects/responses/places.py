@@ -1,11 +1,10 @@
 """The neuron names places in its own request; clients know those of theirs."""
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from neuron.protocol.errors import ApiError
+from services.gateway.dialects.fields import renamed
 
 _MESSAGE = re.compile(r"messages\[(\d+)\]")
 _PART = re.compile(r"\.(content|reasoning_content|tool_calls\[\d+\])")
@@ -28,26 +27,15 @@ class Places:
     under "", its own."""
     tools: Sequence[str] = ()
 
-    def named(self, error: ApiError) -> ApiError:
-        """The neuron's refusal with the client's place."""
-        if error.param is None:
-            return error
-        place = self._place(error.param)
-        said = error.message.removeprefix(error.param)
-        message = error.message if said == error.message else place + said
-        return dataclasses.replace(error, message=message, param=place)
-
-    def _place(self, param: str) -> str:
+    def as_sent(self, param: str) -> str:
+        """The client's place."""
         found = _MESSAGE.match(param)
         if found and int(found[1]) < len(self.messages):
             return self._in_message(self.messages[int(found[1])], param[found.end() :])
         found = _TOOL.match(param)
         if found and int(found[1]) < len(self.tools):
             return self.tools[int(found[1])] + param[found.end() :]
-        for name, ours in _NAMES.items():
-            if param == name or param.startswith((f"{name}.", f"{name}[")):
-                return ours + param.removeprefix(name)
-        return param
+        return renamed(param, _NAMES)
 
     def _in_message(self, message: Mapping[str, str], rest: str) -> str:
         part = _PART.match(rest)

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json, StreamWriter, Translation
 from services.gateway.dialects.responses.assembly import Assembly, Shape
 from services.gateway.dialects.responses.listing import kept
@@ -21,8 +20,8 @@ class _Placed(Translation):
 
     places: Places = field(default_factory=Places)
 
-    def refused(self, error: ApiError) -> ApiError:
-        return self.places.named(error)
+    def place(self, param: str) -> str:
+        return self.places.as_sent(param)
 
 
 @dataclass(slots=True, kw_only=True)
