@@ -81,12 +81,20 @@ class Conversation:
     """The messages so far."""
 
     names: ToolNames
-    messages: list[Json] = field(default_factory=list)
     places: list[dict[str, str]] = field(default_factory=list)
     """Where each message and its parts stand in the client's request."""
     warnings: list[str] = field(default_factory=list)
+    _messages: list[Json] = field(default_factory=list)
+    """Their thoughts still in pieces."""
     _turn: Json | None = None
     """The assistant's message that may still go on."""
+
+    def messages(self) -> list[Json]:
+        """All of them; nothing is added later."""
+        for message in self._messages:
+            if _THOUGHT in message:
+                message[_THOUGHT] = "\n\n".join(message[_THOUGHT])
+        return self._messages
 
     def instruct(self, text: str) -> None:
         """Begin with instructions."""
@@ -105,9 +113,8 @@ class Conversation:
             case "reasoning":
                 if told := thought.told(item, place, self.warnings):
                     turn = self._assistant(place, "content", "tool_calls")
-                    before = [turn[_THOUGHT]] if _THOUGHT in turn else []
+                    turn.setdefault(_THOUGHT, []).append(told)
                     self.places[-1][_THOUGHT] = place
-                    turn[_THOUGHT] = "\n\n".join([*before, told])
             case "function_call":
                 arguments = required(item, "arguments", str, place)
                 self._add_call(item, place, arguments)
@@ -155,7 +162,7 @@ class Conversation:
 
     def _append(self, message: Json, places: dict[str, str]) -> None:
         self._turn = None
-        self.messages.append(message)
+        self._messages.append(message)
         self.places.append(places)
 
     def _assistant(self, place: str, *later: str) -> Json:

@@ -134,9 +134,9 @@ def _read(body: Json, memory: Memory) -> _Read:
     if instructions:
         conversation.instruct(instructions)
     context = _context(body, memory, conversation)
-    if not conversation.messages:
+    translated["messages"] = conversation.messages()
+    if not translated["messages"]:
         raise refused("input", "should hold something to answer")
-    translated["messages"] = conversation.messages
     warnings += [*tools.warnings, *conversation.warnings]
     places = Places(conversation.places, tools.places)
     return _Read(translated, places, tools.names, context, warnings)

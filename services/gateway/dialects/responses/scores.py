@@ -4,6 +4,8 @@ The neuron scores every token, those of thoughts, calls and markers too, and may
 token before its text or after it: what belongs together is found by their bytes.
 """
 
+from collections import deque
+
 from services.gateway.dialects.base import Json
 
 
@@ -11,12 +13,12 @@ class TextScores:
     """Tokens that were told and whose text was not."""
 
     def __init__(self) -> None:
-        self._tokens: list[tuple[bytes, Json]] = []
+        self._tokens: deque[tuple[bytes, Json]] = deque()
         self._over = b""
         """Of the last token taken, what goes beyond the text so far."""
 
     def add(self, tokens: list[Json]) -> None:
-        self._tokens += [(bytes(each.get("bytes") or ()), each) for each in tokens]
+        self._tokens.extend((bytes(each.get("bytes") or ()), each) for each in tokens)
 
     def take(self, text: str) -> list[Json]:
         """The tokens that this text, which comes next, is spelt with."""
@@ -37,7 +39,7 @@ class TextScores:
         """Those that spell this range, which are forgotten with all before them."""
         taken, at, spelling = [], 0, b""
         while self._tokens and at < end:
-            spelling, token = self._tokens.pop(0)
+            spelling, token = self._tokens.popleft()
             at += len(spelling)
             if at > begin:
                 taken.append(token)

@@ -43,6 +43,8 @@ class ToolNames:
 
     _tools: dict[str, ToolName] = field(default_factory=dict)
     _flat: dict[tuple[str | None, str], str] = field(default_factory=dict)
+    _inner: dict[str, list[str]] = field(default_factory=dict)
+    """By the name without its namespace."""
 
     def add(self, tool: ToolName) -> str | None:
         """The function's name; None where the client has this tool already."""
@@ -54,6 +56,7 @@ class ToolNames:
             name = _shortened(name, f"{tool.namespace}\0{tool.name}")
         self._tools[name] = tool
         self._flat[key] = name
+        self._inner.setdefault(tool.name, []).append(name)
         return name
 
     def flat(self, namespace: str | None, name: str) -> str:
@@ -69,7 +72,7 @@ class ToolNames:
             return known
         if namespace is not None:
             return None
-        inner = [flat for (_, each), flat in self._flat.items() if each == name]
+        inner = self._inner.get(name, [])
         return inner[0] if len(inner) == 1 else None
 
     def tool(self, function: str) -> ToolName:
