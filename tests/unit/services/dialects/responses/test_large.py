@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.gateway.dialects.base import Json
 from services.gateway.dialects.responses.request import translate
 from services.gateway.dialects.responses.scores import TextScores
 
@@ -29,7 +28,7 @@ def test_thoughts_in_a_row() -> None:
 
 
 def test_tools_allowed_by_their_bare_names() -> None:
-    tools: list[Json] = [{"type": "function", "name": f"f{i}"} for i in range(MANY)]
+    tools = [{"type": "function", "name": f"f{i}"} for i in range(MANY)]
     with quickly():
         read = translate(
             {
