@@ -28,6 +28,11 @@ def unsupported(place: str, why: str) -> ApiError:
     return refused(place, why, code="unsupported_parameter")
 
 
+def no_effect(place: str) -> str:
+    """What a client is told in `X-Cortex-Warning`, where it may matter."""
+    return f"{place}: has no effect here"
+
+
 def expect(value: object, kind: type[T], place: str) -> T:
     """The value, if it is of this kind as JSON has it: true is no number, and an
     integer is one.

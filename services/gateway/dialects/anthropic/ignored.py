@@ -1,10 +1,9 @@
 """What has no effect here: told where it may matter, refused where it must."""
 
-import re
 from typing import Final
 
 from services.gateway.dialects.anthropic.fields import Fields
-from services.gateway.dialects.fields import unsupported
+from services.gateway.dialects.fields import no_effect, unsupported
 
 _HONOURED: Final = frozenset({
     "model", "messages", "system", "max_tokens", "stream", "temperature", "top_p",
@@ -24,8 +23,6 @@ _FOREIGN: Final = {
 }
 """Without these, the answer would be to another question."""
 _TOOL_EXTRAS: Final = ("defer_loading", "input_examples")
-_MOST_TOLD: Final = 8
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def refuse_foreign(body: Fields) -> None:
@@ -48,8 +45,7 @@ def ignored(body: Fields) -> list[str]:
         names += [tool.at(extra) for extra in _TOOL_EXTRAS if tool.values.get(extra)]
     for message in body.each("messages"):
         names += _ignored_in(message)
-    plain = [name for name in names if _PLAIN.fullmatch(name)]
-    return [f"{name} has no effect here" for name in plain[:_MOST_TOLD]]
+    return [*map(no_effect, names)]
 
 
 def _ignored_in(message: Fields) -> list[str]:

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from services.gateway.dialects.base import Json
-from services.gateway.dialects.fields import expect, optional, refused, unsupported
+from services.gateway.dialects.fields import (
+    expect,
+    no_effect,
+    optional,
+    refused,
+    unsupported,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ def options_of(body: Json, warnings: list[str]) -> Json:
             if value != _OTHER_SAMPLERS[name]:
                 raise unsupported(place, "there is no such sampler here")
         elif (name, value) != ("repeat_last_n", -1):
-            why = _WITHOUT_EFFECT.get(name, "no effect here")
-            warnings.append(f"{place}: {why}")
+            why = _WITHOUT_EFFECT.get(name)
+            warnings.append(f"{place}: {why}" if why else no_effect(place))
     return fields
 
 

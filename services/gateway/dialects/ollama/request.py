@@ -6,6 +6,7 @@ from typing import Final
 from neuron.protocol import routes
 from services.gateway.dialects.base import Json
 from services.gateway.dialects.fields import (
+    no_effect,
     objects,
     optional,
     refused,
@@ -91,7 +92,7 @@ def translate_generate(body: Json) -> OllamaTranslation:
 
 
 def _without_effect(body: Json, known: frozenset[str]) -> list[str]:
-    warnings = [f"{name}: no effect here" for name in body if name not in known]
+    warnings = [no_effect(name) for name in body if name not in known]
     for name, instead in _NEVER.items():
         if optional(body, name, bool, ""):
             warnings.append(f"{name}: {instead}")

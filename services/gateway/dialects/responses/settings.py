@@ -5,6 +5,7 @@ from typing import Any, Final
 from services.gateway.dialects.base import Json
 from services.gateway.dialects.fields import (
     expect,
+    no_effect,
     optional,
     refused,
     required,
@@ -135,7 +136,7 @@ def _refuse_what_cannot_be(body: Json) -> None:
 def _warn(body: Json, warnings: list[str]) -> None:
     for name, neutral in _WITHOUT_EFFECT.items():
         if body.get(name) not in neutral:
-            warnings.append(f"{name}: has no effect here")
+            warnings.append(no_effect(name))
     match optional(body, "truncation", str, ""):
         case None | "disabled":
             pass
@@ -144,7 +145,7 @@ def _warn(body: Json, warnings: list[str]) -> None:
         case _:
             raise refused("truncation", "should be auto or disabled")
     known = {*_PASSED, *_READ, *_REFUSED, *_WITHOUT_EFFECT}
-    warnings += [f"{name}: not known here" for name in body if name not in known]
+    warnings += [no_effect(name) for name in body if name not in known]
 
 
 def _output_limit(body: Json) -> Json:
@@ -164,14 +165,14 @@ def _effort(body: Json, warnings: list[str]) -> str | None:
     neutral = {"context": (None, "auto"), "mode": (None, "standard")}
     for name, values in neutral.items():
         if reasoning.get(name) not in values:
-            warnings.append(f"reasoning.{name}: has no effect here")
+            warnings.append(no_effect(f"reasoning.{name}"))
     return effort
 
 
 def _response_format(body: Json, warnings: list[str]) -> Json | None:
     text = optional(body, "text", dict, "") or {}
     if optional(text, "verbosity", str, "text") not in (None, "medium"):
-        warnings.append("text.verbosity: has no effect here")
+        warnings.append(no_effect("text.verbosity"))
     format_ = optional(text, "format", dict, "text")
     if format_ is None:
         return None

@@ -143,8 +143,9 @@ def test_what_agents_send_besides_is_tolerated() -> None:
         }
     )
     assert translation.warnings == [
-        f"{name} has no effect here"
+        f"{name}: has no effect here"
         for name in (
+            "a future field",
             "context_management",
             "seed",
             "output_config.task_budget",
@@ -165,8 +166,8 @@ def test_blocks_of_which_something_has_no_effect_are_told_of() -> None:
     ]
     warnings = translate_messages(HELLO | {"messages": said}).warnings
     assert warnings == [
-        "messages.0.content.0.citations has no effect here",
-        "messages.1.content.0.data has no effect here",
+        "messages.0.content.0.citations: has no effect here",
+        "messages.1.content.0.data: has no effect here",
     ]
     assert translate_messages(HELLO).warnings == []
 

@@ -101,12 +101,12 @@ def test_what_has_no_effect_is_told() -> None:
         }
     )
     assert translation.warnings == [
-        "novel: no effect here",
+        "novel: has no effect here",
         "truncate: a prompt that is too long is refused, not cut",
         "options.num_ctx: the context is as long as the model was loaded with",
         "options.repeat_last_n: repetition is looked for in the whole context",
-        "options.num_gpu: no effect here",
-        "options.x: no effect here",
+        "options.num_gpu: has no effect here",
+        "options.x: has no effect here",
     ]
     assert translation.body.keys() == set(_ALWAYS)
 
