@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
@@ -16,6 +16,7 @@ from neuron.protocol.headers import MODEL
 from services.gateway import identity
 from services.gateway.dialects.base import Json, Translation
 
+T = TypeVar("T")
 REQUEST_ID = "X-Request-Id"
 FORWARDED_HEADERS = ("Content-Type", "Accept")
 LARGE_BODY = 256 * 1024
@@ -132,7 +133,7 @@ async def read_call(
     path, body, translation = request.path, await request.read(), None
     if translate is not None:
         translation = await translate(fields)
-        path, body = translation.path, await _encoded(translation.body, len(body))
+        path, body = translation.path, _encoded(translation.body)
     model = await identity.concrete(request, asked)
     identity.begin(request, model, path)
     return Call(
@@ -145,15 +146,22 @@ async def read_call(
     )
 
 
-async def _encoded(fields: Json, size: int) -> bytes:
+async def work_on(request: web.Request, work: Callable[[Json], T]) -> T:
+    """What `work`, which does no I/O, makes of the body; read before.
+
+    Hundreds of thousands of small pieces take seconds, and the loop has to go on.
+    """
+    fields, size = await read_object(request), len(await request.read())
+    return work(fields) if size <= LARGE_BODY else await asyncio.to_thread(work, fields)
+
+
+def _encoded(fields: Json) -> bytes:
     """
     Raises:
         ApiError: 400, it is nested more deeply than can be written.
     """
     try:
-        if size <= LARGE_BODY:
-            return orjson.dumps(fields)
-        return await asyncio.to_thread(orjson.dumps, fields)
+        return orjson.dumps(fields)
     except orjson.JSONEncodeError as error:
         raise ApiError(
             400, "the body is nested too deeply", code="invalid_request_body"

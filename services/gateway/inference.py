@@ -15,6 +15,7 @@ from services.gateway.client_request import (
     read_call,
     read_object,
     request_id,
+    work_on,
 )
 from services.gateway.context import GATEWAY
 from services.gateway.dialects.base import Json, Translation
@@ -50,8 +51,8 @@ def translated(translate: Translate) -> Handler:
     """Handler of a dialect's route."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        async def at_once(fields: Json) -> Translation:
-            return translate(fields)
+        async def at_once(_: Json) -> Translation:
+            return await work_on(request, translate)
 
         return await serve(request, at_once)
 

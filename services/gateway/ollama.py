@@ -18,6 +18,7 @@ from services.gateway.client_request import (
     named_model,
     read_object,
     request_id,
+    work_on,
 )
 from services.gateway.context import GATEWAY, VERSION, Gateway
 from services.gateway.dialects.base import Json, Translation
@@ -156,7 +157,7 @@ async def _translation(
     request: web.Request, route: _Route, fields: Json
 ) -> OllamaTranslation:
     fleet = request.app[GATEWAY].fleet
-    translation = route.translate(fields)
+    translation = await work_on(request, route.translate)
     model = await concrete(request, translation.asked)
     capabilities = views.model_view(fleet.state, model).capabilities
     if fields.get("think") and "reasoning" not in capabilities:

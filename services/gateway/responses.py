@@ -12,6 +12,7 @@ from neuron.protocol import paths
 from neuron.protocol.errors import ApiError
 from services.config import ResponsesSection
 from services.gateway import inference
+from services.gateway.client_request import work_on
 from services.gateway.context import GATEWAY
 from services.gateway.dialects.base import Json
 from services.gateway.dialects.responses.listing import Page, listed
@@ -61,14 +62,16 @@ async def opened_store(
 
 async def create(request: web.Request) -> web.StreamResponse:
     async def translated(fields: Json) -> ResponsesTranslation:
-        return translate(fields, await _memory(request, fields))
+        memory = await _memory(request, fields)
+        return await work_on(request, partial(translate, memory=memory))
 
     return await inference.serve(request, translated)
 
 
 async def count_tokens(request: web.Request) -> web.StreamResponse:
     async def translated(fields: Json) -> CountTranslation:
-        return count(fields, await _memory(request, fields))
+        memory = await _memory(request, fields)
+        return await work_on(request, partial(count, memory=memory))
 
     return await inference.serve(request, translated)
 

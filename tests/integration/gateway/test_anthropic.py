@@ -1,6 +1,7 @@
 """What Anthropic's clients get, before neurons that hang and refuse."""
 
 import asyncio
+import threading
 from typing import Any
 
 import orjson
@@ -153,3 +154,24 @@ async def test_what_the_neuron_refuses_comes_in_anthropics_words(
             assert told["request_id"] == headers["request-id"]
             after = headers.get("retry-after")
             assert after == (None if error.retry_after is None else "7")
+
+
+async def test_the_loop_goes_on_while_a_large_body_is_translated(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(
+        "services.gateway.dialects.anthropic.request.refuse_foreign",
+        lambda _: threads.append(threading.current_thread()),
+    )
+    many = [{"role": "user", "content": "hello"}] * 10_000
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        status, _, _ = await ask(client, messages=many)
+        assert status == 200
+        (received,) = fake.received
+        assert orjson.loads(received.body)["messages"] == many
+    assert threading.main_thread() not in threads
+    assert threads
