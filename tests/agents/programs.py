@@ -59,13 +59,14 @@ def from_pypi(package: str, version: str, module: str) -> Program:
     return command
 
 
-CLAUDE_CODE = from_npm(
-    "@anthropic-ai/claude-code", "2.1.197", "@anthropic-ai/claude-code-*/claude"
-)
+_CLAUDE_CODE = "@anthropic-ai/claude-code", "@anthropic-ai/claude-code-*/claude"
+CLAUDE_CODE = from_npm(_CLAUDE_CODE[0], "2.1.331", _CLAUDE_CODE[1])
+CLAUDE_CODE_WITH_ALL_TOOLS = from_npm(_CLAUDE_CODE[0], "2.1.197", _CLAUDE_CODE[1])
+"""Later ones send some of their tools only when they are looked for."""
 CODEX = from_npm("@openai/codex", "0.169.0", ".bin/codex")
 OPENCODE = from_npm("opencode-ai", "1.18.33", "opencode-*-*/bin/opencode")
 CLINE = from_npm("cline", "3.0.65", ".bin/cline")
 CONTINUE = from_npm("@continuedev/cli", "1.5.47", ".bin/cn")
-QWEN_CODE = from_npm("@qwen-code/qwen-code", "0.15.10", ".bin/qwen")
+QWEN_CODE = from_npm("@qwen-code/qwen-code", "0.24.4", ".bin/qwen")
 PI = from_npm("@mariozechner/pi-coding-agent", "0.73.1", ".bin/pi")
 AIDER = from_pypi("aider-chat", "0.86.2", "aider")
