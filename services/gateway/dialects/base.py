@@ -13,6 +13,14 @@ Json = dict[str, Any]
 """A decoded JSON object."""
 MALFORMED: Final = (KeyError, IndexError, TypeError, AttributeError, ValueError)
 """What reading something that is no answer of a neuron raises."""
+NO_REASON: Final = "it does not say why it ended"
+"""What an answer lacks that has no finish reason."""
+
+
+def streamed() -> Json:
+    """Fields that ask for a stream: its first chunk tells how long the prompt is."""
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    return {"stream": True, "stream_options": usage}
 
 
 class StreamWriter(Protocol):

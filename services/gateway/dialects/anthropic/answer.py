@@ -5,14 +5,13 @@ from typing import Any, Final
 import orjson
 
 from services.gateway.dialects.anthropic.thoughts import signature
-from services.gateway.dialects.base import Json
+from services.gateway.dialects.base import NO_REASON, Json
 
 _STOP_REASONS: Final = {
     "stop": "end_turn",
     "length": "max_tokens",
     "tool_calls": "tool_use",
 }
-END_WITHOUT_REASON: Final = "it does not say why it ended"
 
 
 def as_message(answer: Json, *, hide_thoughts: bool) -> Json:
@@ -24,7 +23,7 @@ def as_message(answer: Json, *, hide_thoughts: bool) -> Json:
     (choice,) = answer["choices"]
     reason, sequence = stop_of(choice)
     if reason is None:
-        raise ValueError(END_WITHOUT_REASON)
+        raise ValueError(NO_REASON)
     return message_envelope(answer) | {
         "content": content_blocks(choice["message"], hide_thoughts=hide_thoughts),
         "stop_reason": reason,

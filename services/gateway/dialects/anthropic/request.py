@@ -12,11 +12,15 @@ from services.gateway.dialects.anthropic.messages import conversation
 from services.gateway.dialects.anthropic.places import place_as_sent
 from services.gateway.dialects.anthropic.stream import MessageWriter
 from services.gateway.dialects.anthropic.tools import tool_fields
-from services.gateway.dialects.base import Json, StreamWriter, Translation
+from services.gateway.dialects.base import (
+    Json,
+    StreamWriter,
+    Translation,
+    streamed,
+)
 from services.gateway.dialects.fields import refused, unsupported
 
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
-_USAGE_ALL_ALONG: Final = {"include_usage": True, "continuous_usage_stats": True}
 
 
 @dataclass(slots=True)
@@ -64,7 +68,7 @@ def translate_messages(body: Json) -> Message:
     chat, turns = _chat(fields)
     chat |= _sampling(fields)
     if fields.may("stream", bool):
-        chat |= {"stream": True, "stream_options": dict(_USAGE_ALL_ALONG)}
+        chat |= streamed()
     return Message(
         routes.V1_CHAT_COMPLETIONS, chat, ignored(fields), turns,
         _hides_thoughts(fields),

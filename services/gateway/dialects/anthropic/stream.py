@@ -5,14 +5,13 @@ from typing import Any
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.answer import (
-    END_WITHOUT_REASON,
     message_envelope,
     stop_of,
     usage_of,
 )
 from services.gateway.dialects.anthropic.blocks import Blocks, event
 from services.gateway.dialects.anthropic.errors import worded
-from services.gateway.dialects.base import Json
+from services.gateway.dialects.base import NO_REASON, Json
 
 
 class MessageWriter:
@@ -65,7 +64,7 @@ class MessageWriter:
 
     def end(self) -> bytes:
         if self._reason is None:
-            raise ValueError(END_WITHOUT_REASON)
+            raise ValueError(NO_REASON)
         delta = {"stop_reason": self._reason, "stop_sequence": self._sequence}
         return (
             self._blocks.end()

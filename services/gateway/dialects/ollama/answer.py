@@ -3,18 +3,20 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 import orjson
 
 from neuron.protocol.errors import ApiError
-from services.gateway.dialects.base import Json, StreamWriter, Translation
+from services.gateway.dialects.base import (
+    NO_REASON,
+    Json,
+    StreamWriter,
+    Translation,
+)
 from services.gateway.dialects.ollama.calls import Calls, whole_calls
 from services.gateway.dialects.ollama.dialect import Ollama
 from services.gateway.dialects.ollama.lines import Said, as_message, ending, line
 from services.gateway.dialects.ollama.places import place_as_sent
-
-_END_WITHOUT_REASON: Final = "it does not say why it ended"
 
 
 def _nothing() -> None:
@@ -37,7 +39,7 @@ class OllamaTranslation(Translation):
     def whole(self, answer: Json) -> Json:
         choice = answer["choices"][0]
         if (reason := choice["finish_reason"]) is None:
-            raise ValueError(_END_WITHOUT_REASON)
+            raise ValueError(NO_REASON)
         calls = (choice.get("message") or {}).get("tool_calls") or []
         said = Said.of(choice)
         for call in whole_calls(calls):
@@ -96,7 +98,7 @@ class _Writer:
 
     def end(self) -> bytes:
         if self._reason is None:
-            raise ValueError(_END_WITHOUT_REASON)
+            raise ValueError(NO_REASON)
         return _encoded(self._translation.last(Said(), self._reason, self._told))
 
     def fail(self, error: ApiError) -> bytes:

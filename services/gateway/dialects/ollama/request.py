@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from neuron.protocol import routes
-from services.gateway.dialects.base import Json
+from services.gateway.dialects.base import Json, streamed
 from services.gateway.dialects.fields import (
     no_effect,
     objects,
@@ -103,8 +103,7 @@ def _common(body: Json, warnings: list[str]) -> Json:
     """What chats and texts have in common."""
     fields: Json = {"model": required(body, "model", str, "")}
     if optional(body, "stream", bool, "") is not False:
-        options = {"include_usage": True, "continuous_usage_stats": True}
-        fields |= {"stream": True, "stream_options": options}
+        fields |= streamed()
     return fields | options_of(body, warnings) | _format(body)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuron.protocol.errors import ApiError
-from services.gateway.dialects.base import Json
+from services.gateway.dialects.base import NO_REASON, Json
 from services.gateway.dialects.responses.output_items import (
     CallItem,
     CustomCallItem,
@@ -71,7 +71,7 @@ class Assembly:
             ValueError: it was not said why.
         """
         if self._reason is None:
-            raise ValueError("it does not say why it ended")
+            raise ValueError(NO_REASON)
         cut = self._reason == "length"
         if cut:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}

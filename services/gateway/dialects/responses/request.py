@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from neuron.protocol import routes
 from services.gateway.dialects.base import Json
 from services.gateway.dialects.fields import optional, refused, unsupported
 from services.gateway.dialects.responses import settings
@@ -24,9 +25,6 @@ from services.gateway.dialects.responses.translation import (
     Keep,
     ResponsesTranslation,
 )
-
-CHAT = "/v1/chat/completions"
-TOKENIZE = "/v1/tokenize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def translate(body: Json, memory: Memory = NO_MEMORY) -> ResponsesTranslation:
         sealed=settings.SEALED_THOUGHT in settings.included(body),
     )
     return ResponsesTranslation(
-        path=CHAT,
+        path=routes.V1_CHAT_COMPLETIONS,
         body=read.body,
         warnings=read.warnings,
         places=read.places,
@@ -117,7 +115,10 @@ def count(body: Json, memory: Memory = NO_MEMORY) -> CountTranslation:
         {name: value for name, value in body.items() if name != "stream"}, memory
     )
     return CountTranslation(
-        TOKENIZE, read.body | {"return_tokens": False}, read.warnings, read.places
+        routes.V1_TOKENIZE,
+        read.body | {"return_tokens": False},
+        read.warnings,
+        read.places,
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from services.gateway.dialects.base import Json
+from services.gateway.dialects.base import Json, streamed
 from services.gateway.dialects.fields import (
     expect,
     no_effect,
@@ -22,14 +22,14 @@ _PASSED: Final = (
     "enable_thinking", "frequency_penalty", "ignore_eos", "logit_bias", "metadata",
     "min_p", "min_tokens", "model", "parallel_tool_calls", "presence_penalty",
     "prompt_cache_key", "repetition_penalty", "safety_identifier", "seed",
-    "skip_special_tokens", "stop", "stop_token_ids", "stream", "temperature",
+    "skip_special_tokens", "stop", "stop_token_ids", "temperature",
     "thinking_token_budget", "top_k", "top_p", "user",
 )  # fmt: skip
 """Under the same name in the neuron's form, those beyond OpenAI's API included."""
 
 _READ: Final = (
     "include", "input", "instructions", "max_output_tokens", "max_tool_calls",
-    "previous_response_id", "reasoning", "store", "stream_options", "text",
+    "previous_response_id", "reasoning", "store", "stream", "stream_options", "text",
     "tool_choice", "tools", "top_logprobs", "truncation",
 )  # fmt: skip
 
@@ -73,9 +73,7 @@ def translated(body: Json, warnings: list[str]) -> Json:
         settings["logprobs"] = True
         settings["top_logprobs"] = optional(body, "top_logprobs", int, "") or 0
     if body.get("stream") is True:
-        # The first chunk tells the prompt's tokens, and each what was used so far.
-        options = {"include_usage": True, "continuous_usage_stats": True}
-        settings["stream_options"] = options
+        settings |= streamed()
     return settings
 
 
