@@ -197,7 +197,8 @@ class CatalogueFile(ConfigModel):
     """models.toml."""
 
     default_model: Name | None = None
-    """Answers for names that nothing else matches. Default: they are refused."""
+    """Id or alias of what answers for names that nothing else matches. Default: they
+    are refused."""
     models: tuple[ModelEntry, ...] = ()
 
 
@@ -229,7 +230,8 @@ class Catalogue:
         for pattern, model in patterns:
             if fnmatchcase(name, pattern):
                 return model
-        return self.default_model or name
+        default = self.default_model or name
+        return self.aliases.get(default, default)
 
     @property
     def aliases(self) -> dict[str, str]:

@@ -81,7 +81,7 @@ class IdleModels:
             await asyncio.sleep(LOOK_S)
 
     async def unload_now(self, model: str, by: str) -> bool:
-        """Unload it, unless this gateway has requests for it.
+        """Unload it, unless this gateway has requests for it, or it is being loaded.
 
         Returns:
             Whether it is unloaded now.
@@ -89,7 +89,11 @@ class IdleModels:
         Raises:
             ApiError: it could not be.
         """
-        if any(self._state.requests.phases(model)):
+        loading = any(
+            candidate.model.state in (ModelState.LOADING, ModelState.RECOVERING)
+            for candidate in self._state.candidates(model)
+        )
+        if loading or any(self._state.requests.phases(model)):
             return False
         for node in self._ready().get(model, []):
             operation = await self._unload(ModelAction(model=model, node=node, by=by))

@@ -14,7 +14,7 @@ from services.gateway.dialects.anthropic import (
     model_entry as anthropic_entry,
     models_page,
 )
-from services.gateway.identity import may_see
+from services.gateway.identity import concrete, may_see
 from services.schema import ModelView
 
 OWNER = "cortex"
@@ -51,14 +51,13 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def one_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}; the id may contain slashes."""
-    catalogue = request.app[GATEWAY].fleet.state.catalogue
     wanted = request.match_info["id"]
-    entries = await _entries(request)
     # What a request would reach: a pattern's and the default's names, too.
-    entry = entries.get(wanted) or entries.get(catalogue.meant_by(wanted))
-    if entry is None:
+    model = await concrete(request, wanted)
+    entries = await _entries(request)
+    if (entry := entries.get(model)) is None:
         raise model_not_found(wanted, sorted(entries))
-    named = entry if entry["id"] == wanted else _named(entry, wanted)
+    named = entry if model == wanted else _named(entry, wanted)
     return _json(anthropic_entry(named) if lists_for_anthropic(request) else named)
 
 

@@ -60,6 +60,33 @@ async def test_a_default_model_answers_for_every_other_name(home: Home) -> None:
                 assert response.headers["X-Cortex-Model"] == model
 
 
+async def test_the_default_model_may_be_named_by_an_alias(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("small", "large").serving() as fake,
+        gateway_before(
+            home, {"a": fake}, models=ENTRIES, default_model="alone"
+        ) as client,
+    ):
+        for asked, model in (("whatever", "small"), ("gpt-5", "large")):
+            async with client.chat(asked) as response:
+                assert response.headers["X-Cortex-Model"] == model
+
+
+async def test_one_model_is_told_as_a_request_would_reach_it(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("small", "large").serving() as fake,
+        gateway_before(
+            home, {"a": fake}, models=ENTRIES, default_model="large"
+        ) as client,
+    ):
+        for asked in ("small:latest", "alone:latest", "claude-haiku-4", "whatever"):
+            async with client.chat(asked) as response:
+                model = response.headers["X-Cortex-Model"]
+            one = await client.get(f"/v1/models/{asked}")
+            assert (one["id"], one["alias_of"]) == (asked, model)
+        await client.get("/v1/models/ghost", 404)
+
+
 async def test_aliases_are_listed_beside_the_models_that_are_served(
     home: Home,
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from neuron.protocol.errors import ApiError
 from neuron.protocol.types import Model, ModelState
+from services import schema
 from services.config import ModelEntry
 from services.keys import secret
 from services.keys.file import KeySection
@@ -273,6 +274,24 @@ async def test_a_model_in_use_is_unloaded_after_its_last_request(
         assert state_of(fake) is READY
         done.set()
         assert (await answer)[-1]["done"]
+        await until(lambda: state_of(fake) is COLD)
+
+
+async def test_a_model_that_an_operator_loads_is_unloaded_after_that(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.fleet.idle.LOOK_S", 0.02)
+    async with (
+        FakeNeuron.with_models("m", state=COLD).serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.load_gate.clear()
+        await client.post(schema.LOAD, model="m", wait=False)
+        await until(lambda: client.snapshot().models[0].state is ModelState.LOADING)
+        unloaded = await ask(client, "/api/generate", keep_alive=0)
+        assert unloaded["done_reason"] == "unload"
+        assert state_of(fake) is ModelState.LOADING
+        fake.load_gate.set()
         await until(lambda: state_of(fake) is COLD)
 
 

@@ -27,7 +27,8 @@ def listed(view: ModelView, modified_at: float) -> Json:
     return {
         **_named(view),
         "modified_at": rfc3339(modified_at),
-        "size": view.weight_bytes,
+        # Some clients take nothing but a number.
+        "size": view.weight_bytes or 0,
         "details": _details(view),
     }
 

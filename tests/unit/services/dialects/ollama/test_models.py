@@ -74,7 +74,7 @@ def test_what_is_shown_says_what_the_model_can() -> None:
 
 def test_what_is_not_known_is_left_empty() -> None:
     unknown = ModelView(id="m")
-    assert listed(unknown, 0)["size"] is None
+    assert listed(unknown, 0)["size"] == 0, "some clients take nothing else"
     assert shown(unknown, 0)["model_info"] == {"general.architecture": ""}
     details = listed(unknown, 0)["details"]
     assert not any(details.values())
