@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.clients.conftest import ASSISTANT, MODEL, tell_roles
-from tests.clients.drivers.base import Driver
+from tests.clients.drivers.base import QUESTION, Driver
 from tests.clients.gateway_log import GatewayLog
 from tests.support.long_context import LONG_CONTEXT, long_context_model
 from tests.support.loopback import only_loopback
@@ -41,7 +41,8 @@ class Client:
         return driver
 
 
-_ALL = frozenset({"call", "structured", "cut"})
+_ALL = frozenset({"call", "cut", "long", "structured"})
+_OBJECTS = frozenset({"long", "structured"})
 _LITELLM = (
     "ignore:Accessing the 'model_(computed_)?fields':DeprecationWarning",
     "ignore:.*is using the `ReadOnly` qualifier:UserWarning",
@@ -55,18 +56,19 @@ CLIENTS = [
     Client("langchain", "Chat", _ALL),
     Client("langchain", "Messages", _ALL | {"count"}),
     Client("langchain", "Responses", _ALL),
-    Client("instructor", "ChatSchema", frozenset({"structured"})),
-    Client("instructor", "ChatTools", frozenset({"structured"})),
-    Client("instructor", "Messages", frozenset({"structured"})),
-    Client("instructor", "Responses", frozenset({"structured"})),
-    # Nothing in it makes a model call a tool, or tells why an answer ended.
+    Client("instructor", "ChatSchema", _OBJECTS),
+    Client("instructor", "ChatTools", _OBJECTS),
+    Client("instructor", "Messages", _OBJECTS),
+    Client("instructor", "Responses", _OBJECTS),
+    # Nothing in it makes a model call a tool, or tells why an answer ended; and its
+    # prompt is an argument of a command.
     Client("llm", "Chat", frozenset({"structured"})),
     Client("llm", "Responses", frozenset({"structured"})),
     Client("litellm", "Messages", _ALL | {"count"}, _LITELLM),
     # Ollama's API has nothing that makes a model call a tool.
     Client("litellm", "Ollama", _ALL - {"call"}, _LITELLM),
     Client("litellm", "OpenAi", _ALL | {"count"}, _LITELLM),
-    Client("litellm", "Text", frozenset({"cut"}), _LITELLM),
+    Client("litellm", "Text", frozenset({"cut", "long"}), _LITELLM),
     Client("litellm", "Vllm", _ALL, _LITELLM),
     Client("pydantic_ai", "Chat", _ALL),
     Client("pydantic_ai", "Messages", _ALL | {"count"}),
@@ -171,6 +173,18 @@ async def test_a_tool_is_called_and_its_result_read(
     # The model has read of the question, the call and the result.
     chat, *_, last = log.ended(3)
     assert (chat.prompt or 0) + 20 < (last.prompt or 0)
+
+
+@clients("long")
+async def test_a_prompt_is_as_long_as_an_agents(
+    driver: Driver, log: GatewayLog
+) -> None:
+    driver.question = "".join(f"{line}: {QUESTION}" for line in range(2000))
+    answer = await driver.chat()
+    (ended,) = log.ended(1)
+    assert answer.text
+    assert answer.prompt == ended.prompt
+    assert (ended.prompt or 0) > 20_000
 
 
 @clients("structured")

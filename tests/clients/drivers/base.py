@@ -98,13 +98,14 @@ class Driver(ABC):
     def __init__(self, url: str, model: str) -> None:
         self.url = url
         self.model = model
+        self.question = QUESTION
 
     async def close(self) -> None:  # noqa: B027
         """Close its connections, for one that keeps any."""
 
     @abstractmethod
     async def chat(self, *, temperature: float = 0, limit: int = LIMIT) -> Answer:
-        """The answer to `QUESTION`."""
+        """The answer to its question."""
 
     @abstractmethod
     async def stream(self) -> Answer:

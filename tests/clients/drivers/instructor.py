@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from tests.clients.drivers.base import (
     ENDLESS,
     LIMIT,
-    QUESTION,
     Answer,
     Driver,
     Mood,
@@ -51,12 +50,10 @@ class _Instructor(Driver):
     async def close(self) -> None:
         await self._client.close()
 
-    def _asked(
-        self, question: str = QUESTION, limit: int = LIMIT, temperature: float = 0
-    ) -> dict[str, Any]:
+    def _asked(self, limit: int = LIMIT, temperature: float = 0) -> dict[str, Any]:
         return {
             "model": self.model,
-            "messages": [{"role": "user", "content": question}],
+            "messages": [{"role": "user", "content": self.question}],
             "max_tokens": limit,
             "max_retries": 0,
             "extra_body": {"temperature": temperature},
@@ -84,8 +81,9 @@ class _Instructor(Driver):
         return Answer(moods[-1].model_dump_json())
 
     async def leave(self) -> None:
+        self.question = ENDLESS
         stories = self._patched.create_partial(
-            **self._asked(ENDLESS, limit=200), response_model=Story
+            **self._asked(limit=200), response_model=Story
         )
         await anext(stories)
         await stories.aclose()

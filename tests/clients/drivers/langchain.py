@@ -48,10 +48,10 @@ class _LangChain(Driver):
         return reason
 
     async def chat(self, *, temperature: float = 0, limit: int = LIMIT) -> Answer:
-        return self._answer(self._model(limit, temperature).invoke(QUESTION))
+        return self._answer(self._model(limit, temperature).invoke(self.question))
 
     async def stream(self) -> Answer:
-        return self._answer(_sum([*self._model().stream(QUESTION)]))
+        return self._answer(_sum([*self._model().stream(self.question)]))
 
     async def leave(self) -> None:
         stream = self._model(limit=200).stream(ENDLESS)

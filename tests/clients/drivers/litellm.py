@@ -23,8 +23,6 @@ python_clients.require("litellm")
 import litellm  # noqa: E402
 
 litellm.suppress_debug_info = True  # What it prints beside what it raises.
-_ASK = {"role": "user", "content": QUESTION}
-_ENDLESS = {"role": "user", "content": ENDLESS}
 
 
 class _LiteLlm(Driver):
@@ -51,13 +49,14 @@ class _LiteLlm(Driver):
         return litellm.stream_chunk_builder(pieces, messages=messages)
 
     async def chat(self, *, temperature: float = 0, limit: int = LIMIT) -> Answer:
-        return _answer(self._ask([_ASK], temperature=temperature, max_tokens=limit))
+        ask = [_user(self.question)]
+        return _answer(self._ask(ask, temperature=temperature, max_tokens=limit))
 
     async def stream(self) -> Answer:
-        return _answer(self._asked_in_a_stream([_ASK]))
+        return _answer(self._asked_in_a_stream([_user(QUESTION)]))
 
     async def leave(self) -> None:
-        stream = self._ask([_ENDLESS], stream=True, max_tokens=200)
+        stream = self._ask([_user(ENDLESS)], stream=True, max_tokens=200)
         next(stream)
         stream.completion_stream.close()
 
@@ -70,21 +69,21 @@ class _LiteLlm(Driver):
                 whole = self._ask(messages, **settings)
             return whole.choices[0].message
 
-        called = asked([_ASK], "required", **self.call_settings)
+        called = asked([_user(QUESTION)], "required", **self.call_settings)
         (call,) = called.tool_calls
         arguments = json.loads(call.function.arguments)
         told = {"role": "tool", "tool_call_id": call.id, "content": tale(**arguments)}
-        answer = asked([_ASK, called, told], "auto")
+        answer = asked([_user(QUESTION), called, told], "auto")
         return Called(call.function.name, arguments, answer.content)
 
     async def structured(self) -> Mood:
-        answer = self._ask([_ASK], response_format=Mood)
+        answer = self._ask([_user(QUESTION)], response_format=Mood)
         return Mood.model_validate_json(answer.choices[0].message.content)
 
     async def count(self) -> int:
         counted = await litellm.acount_tokens(
             model=f"{self.prefix}/{self.model}",
-            messages=[_ASK],
+            messages=[_user(QUESTION)],
             api_base=self.url + self.base,
             api_key="x",
         )
@@ -110,7 +109,9 @@ class Text(_LiteLlm):
     async def leave(self) -> None:
         # Its stream cannot be closed, but only the connection can.
         with openai.OpenAI(base_url=f"{self.url}/v1", api_key="x") as client:
-            next(self._ask([_ENDLESS], stream=True, max_tokens=200, client=client))
+            next(
+                self._ask([_user(ENDLESS)], stream=True, max_tokens=200, client=client)
+            )
 
 
 class Messages(_LiteLlm):
@@ -123,6 +124,10 @@ class Ollama(_LiteLlm):
     route = "/api/chat"
     prefix = "ollama_chat"
     base = ""
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 def _answer(whole: Any) -> Answer:

@@ -48,7 +48,7 @@ class _Agents(Driver):
 
     async def chat(self, *, temperature: float = 0, limit: int = LIMIT) -> Answer:
         agent = self._agent({"max_tokens": limit, "temperature": temperature})
-        return _answer(await agents.Runner.run(agent, QUESTION))
+        return _answer(await agents.Runner.run(agent, self.question))
 
     async def stream(self) -> Answer:
         settings = {"max_tokens": LIMIT, "temperature": 0, "include_usage": True}

@@ -71,7 +71,7 @@ class _Agents(Driver):
         return Agent(self._model, model_settings=settings, retries=0, **more)
 
     async def chat(self, *, temperature: float = 0, limit: int = LIMIT) -> Answer:
-        result = await self._agent(limit, temperature).run(QUESTION)
+        result = await self._agent(limit, temperature).run(self.question)
         return _answer(result.output, result)
 
     async def stream(self) -> Answer:

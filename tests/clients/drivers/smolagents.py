@@ -46,7 +46,7 @@ class Chat(Driver):
 
     async def chat(self, *, temperature: float = 0, limit: int = LIMIT) -> Answer:
         settings = {"temperature": temperature, "max_tokens": limit}
-        message = self._model.generate([_user(QUESTION)], **settings)
+        message = self._model.generate([_user(self.question)], **settings)
         return _answer(message)
 
     async def stream(self) -> Answer:
