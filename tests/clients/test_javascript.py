@@ -131,10 +131,10 @@ def test_streams_the_words_of_the_whole_answer(
 ) -> None:
     whole = scripts.outcome(client, "chat").value
     streamed = scripts.outcome(client, "stream").value
-    assert len(whole["text"].split()) > 8
-    assert (whole["finish"], whole["completion"]) == (client.length, 16)
+    assert len(whole["text"].split()) > 20
+    assert (whole["finish"], whole["completion"]) == (client.length, 48)
     assert 0 < whole["prompt"] < 40
-    assert streamed.pop("pieces") > 8
+    assert streamed.pop("pieces") > 3  # On a busy machine, tokens come together.
     assert streamed == whole
 
 

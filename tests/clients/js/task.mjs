@@ -4,7 +4,7 @@ import { z } from "zod";
 export const url = process.env.GATEWAY_URL;
 export const model = process.env.GATEWAY_MODEL;
 export const question = "Once upon a time";
-export const limit = 16;
+export const limit = 48;
 export const toolLimit = 160;
 export const zone = z.enum(["utc", "cet"]);
 export const clock = z.strictObject({ zone });
