@@ -50,15 +50,15 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        error = _explained(status, exc)
         if isinstance(exc, BadHttpMessage):
-            log.info(
-                "%s sent no HTTP: %r", request.remote, exc.message[:_MESSAGE_LIMIT]
-            )
+            # Not what was sent: it may be a key.
+            log.info("%s is refused: %s", request.remote, error)
         else:
             log.error("a request from %s failed", request.remote, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun; it can only be broken off")
-        response = _refusal(_explained(status, exc))
+        response = _refusal(error)
         response.force_close()
         return response
 

@@ -19,6 +19,8 @@ BROKEN = (
     (b"hello\r\n\r\n", b"400"),
     (b"BREW /health HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
     (b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", b"431"),
+    (b"GET /health HTTP/1.1\r\nAuthorization: Bearer ck-SECRET\0\r\n\r\n", b"400"),
+    (b"GET /health HTTP/1.1\r\nX-Api-Key: ck-SECRET" + b"x" * 20_000, b"431"),
     (b"PROPFIND /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"405"),
 )
 
@@ -48,3 +50,5 @@ def test_what_is_no_http_is_refused_in_the_envelope(
         good = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         assert answer_to(process, good).startswith(b"HTTP/1.1 200")
         assert "Traceback" not in process.log_text()
+        assert "127.0.0.1 is refused: this is not HTTP: " in process.log_text()
+        assert "SECRET" not in process.log_text()
