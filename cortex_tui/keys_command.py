@@ -128,7 +128,7 @@ def _add(path: Path, arguments: argparse.Namespace) -> Outcome:
     from services.keys.file import read_keys
 
     first = not read_keys(path).entries
-    models = arguments.models.split(",") if arguments.models else None
+    models = None if arguments.models is None else arguments.models.split(",")
     fields: dict[str, Any] = {
         "name": arguments.name,
         "scope": arguments.scope,

@@ -70,8 +70,11 @@ def load(
     explicit: Path | None = None,
     env_prefix: str | None = None,
     environ: Mapping[str, str] = os.environ,
+    show_values: bool = True,
 ) -> Loaded[C]:
     """Find, read, override and validate one configuration file.
+
+    Without `show_values` no error says what was written instead.
 
     Raises:
         ConfigError: it is unreadable, not TOML, or has a key or value that is wrong.
@@ -86,7 +89,10 @@ def load(
     try:
         return Loaded(model.model_validate(values), path)
     except ValidationError as error:
-        reasons = [_explain(e, path, text, overridden) for e in error.errors()]
+        reasons = [
+            _explain(e, path, text, overridden, show_value=show_values)
+            for e in error.errors()
+        ]
         raise ConfigError("\n".join(reasons)) from error
 
 
@@ -132,19 +138,30 @@ def _toml_value(raw: str) -> Any:
 
 
 def _explain(
-    error: Any, path: Path | None, text: str, overridden: dict[tuple[str, ...], str]
+    error: Any,
+    path: Path | None,
+    text: str,
+    overridden: dict[tuple[str, ...], str],
+    *,
+    show_value: bool,
 ) -> str:
     location: tuple[str | int, ...] = error["loc"]
     key = ".".join(str(part) for part in location)
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         reason = "unknown key"
-    elif location and error["type"] not in ("missing", SECRET):
+    elif show_value and location and _may_be_shown(error):
         reason += f", got {error['input']!r}"
     variable = overridden.get(tuple(str(part) for part in location))
     if variable:
         return f"environment variable {variable}: {reason}"
     return ": ".join(filter(None, (_place(path, text, location), key, reason)))
+
+
+def _may_be_shown(error: Any) -> bool:
+    """A whole table is long, and may have secrets among its values."""
+    plain = not isinstance(error["input"], dict | list)
+    return plain and error["type"] not in ("missing", SECRET)
 
 
 def where(path: Path | None, location: tuple[str | int, ...]) -> str:

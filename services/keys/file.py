@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from neuron.protocol import config_file, paths
 from neuron.protocol.config_file import ConfigError, ConfigModel
@@ -30,10 +29,8 @@ def _hash(text: str) -> str:
     kind, _, digits = text.partition(":")
     known = len(text) == _HASH_LENGTH and set(digits) <= set("0123456789abcdef")
     if kind != "sha256" or not known:
-        # An error type of its own: what was written may be the secret itself.
-        raise PydanticCustomError(
-            config_file.SECRET,
-            "should be what `cortex-tui keys add` writes: sha256: and 64 hex digits",
+        raise ValueError(
+            "should be what `cortex-tui keys add` writes: sha256: and 64 hex digits"
         )
     return text
 
@@ -43,20 +40,19 @@ def _window(text: str) -> str:
     return text
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable() or text != text.strip():
-        raise ValueError("should be printable, without blanks around it")
+def _text(text: str) -> str:
+    if not text or not text.isprintable() or text != text.strip():
+        raise ValueError("should be printable text without blanks around it")
     return text
 
 
 def _id(text: str) -> str:
     if not _ID.fullmatch(text):
-        raise PydanticCustomError(
-            config_file.SECRET, "should be 4 to 32 lowercase letters and digits"
-        )
+        raise ValueError("should be 4 to 32 lowercase letters and digits")
     return text
 
 
+Text = Annotated[str, AfterValidator(_text)]
 Hash = Annotated[str, AfterValidator(_hash)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -66,14 +62,14 @@ class KeySection(ConfigModel):
 
     id: Annotated[str, AfterValidator(_id)]
     """What the key begins with, after `ck-`."""
-    name: Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_printable)]
+    name: Annotated[Text, Field(max_length=60)]
     """Whose it is: in the console, in logs and in metrics."""
     hash: Annotated[Hash, Field(repr=False)]
     """SHA-256 of the key; the key itself is nowhere."""
     scope: Scope = "inference"
     """`inference` may use models, `read-only` may look at models and fleet, `admin` may
     do everything."""
-    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    models: Annotated[tuple[Text, ...], Field(min_length=1)] = ("*",)
     """The models it may use, by their own names; `*` stands for anything."""
     requests_per_minute: Count | None = None
     """Requests for an answer that it may begin in any minute."""
@@ -99,9 +95,7 @@ class KeySection(ConfigModel):
     @model_validator(mode="after")
     def _previous_ends(self) -> Self:
         if (self.previous_hash is None) != (self.previous_until is None):
-            raise PydanticCustomError(
-                config_file.SECRET, "previous_hash and previous_until go together"
-            )
+            raise ValueError("previous_hash and previous_until go together")
         return self
 
     def may_use(self, model: str) -> bool:
@@ -171,7 +165,8 @@ def read_keys(path: Path) -> Keys:
     """
     if not path.is_file():
         return Keys(path=path)
-    entries = config_file.load(KeysFile, KEYS_TOML, explicit=path).config.keys
+    loaded = config_file.load(KeysFile, KEYS_TOML, explicit=path, show_values=False)
+    entries = loaded.config.keys
     _refuse_duplicates(path, "id", [entry.id for entry in entries])
     names = [None if entry.revoked else entry.name for entry in entries]
     _refuse_duplicates(path, "name", names)

@@ -84,6 +84,8 @@ def test_keys_beside_another_configuration(home: Home, tmp_path: Path) -> None:
         (["revoke", "bob"], 1, "there is no key 'bob'; there is: alice"),
         (["add", "alice"], 1, "there is a key 'alice' already"),
         (["add", "bob", "--rpm", "0"], 1, "requests_per_minute: "),
+        (["add", "bob", "--models", ""], 1, "models.0: should be printable"),
+        (["add", "bob", "--models", "a, b"], 1, "models.1: should be printable"),
         (["add", "bob", "--window", "1y"], 1, "window: should be hours, days or weeks"),
         (["rotate", "alice", "--grace", "soon"], 1, "--grace: should be hours"),
         (["add", "bob", "--scope", "root"], 2, "invalid choice: 'root'"),

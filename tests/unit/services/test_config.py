@@ -103,6 +103,12 @@ def test_a_whole_configuration_is_read(user: Home) -> None:
     assert not settings.catalogue.entry("another").pinned
 
 
+def test_a_token_in_a_table_of_the_wrong_form_is_not_repeated(user: Home) -> None:
+    message = refusal(user, '[neurons]\nname = "a"\ntoken = "secret"\n')
+    assert "cortex.toml:1: neurons: " in message
+    assert "secret" not in message
+
+
 def test_a_token_is_not_shown(user: Home) -> None:
     user.config_file(
         "cortex.toml",

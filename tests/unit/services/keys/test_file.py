@@ -91,6 +91,9 @@ def test_windows_follow_one_another_from_the_day_it_was_made(tmp_path: Path) -> 
         (ENTRY + "window = '9999d'\n", 5, '"366d" at most'),
         (ENTRY + "budget_tokens = 0\n", 5, "keys.0.budget_tokens: "),
         (ENTRY + "models = []\n", 5, "keys.0.models: "),
+        (ENTRY + "models = ['a', '']\n", 5, "keys.0.models.1: should be printable"),
+        (ENTRY + "models = ['a', ' b']\n", 5, "keys.0.models.1: should be printable"),
+        (ENTRY + "budget_cost = nan\n", 5, "keys.0.budget_cost: "),
         (ENTRY + "priority = 5000\n", 5, "keys.0.priority: "),
         (ENTRY + ENTRY, 6, "keys.1.id: 'alice234' is repeated"),
         (
@@ -124,6 +127,25 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(
         read_keys(file)
     assert f"keys.0.{field}: " in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ENTRY.replace("[[keys]]", "[keys]"),
+        f"keys = ['{SECRET}']\n",
+        f"[[keys]]\nhash = ['{SECRET}']\n",
+        f"[[keys]]\nid = ['{SECRET}']\nname = '{SECRET}\t'\n",
+    ],
+)
+def test_what_stands_in_the_wrong_form_is_not_repeated(
+    tmp_path: Path, text: str
+) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ConfigError, match="keys") as caught:
+        read_keys(file)
+    for secret_ in (SECRET, secret.hashed(SECRET)):
+        assert secret_ not in str(caught.value)
 
 
 def test_a_name_is_free_again_once_its_key_is_revoked(tmp_path: Path) -> None:
