@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final, Self, TypeVar
 
 from neuron.protocol.errors import unavailable
 from services.config import ResponsesSection
-from services.responses.table import Json, ResponsesTable, Stored
+from services.responses.table import Json, ResponsesTable, Stored, TooLargeError
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ RESPONSES_FILE: Final = "responses.sqlite"
 _DEADLINE_S: Final = 10.0
 _LOOK_S: Final = 600.0
 """How often what is too old is looked for."""
+_FAILURES: Final = (sqlite3.Error, TimeoutError, zlib.error, ValueError)
+"""What a file raises that cannot be used now, or is damaged."""
 
 
 class ResponsesStore:
@@ -65,7 +68,7 @@ class ResponsesStore:
         stored = Stored(response, items)
         try:
             await self._in_thread(lambda: self._table.put(owner, stored, time.time()))
-        except (sqlite3.Error, TimeoutError) as error:
+        except (*_FAILURES, TooLargeError) as error:
             log.error("response %s was not stored: %s", response["id"], error)
 
     async def get(self, owner: str, id_: str) -> Stored | None:
@@ -96,7 +99,7 @@ class ResponsesStore:
     async def _asked(self, work: Callable[[], T]) -> T:
         try:
             return await self._in_thread(work)
-        except (sqlite3.Error, TimeoutError) as error:
+        except _FAILURES as error:
             log.error("stored responses: %s: %s", self._path, error)
             raise unavailable(
                 "the stored responses cannot be reached now", code="store_failed"
@@ -110,6 +113,6 @@ class ResponsesStore:
         while True:
             try:
                 await self._in_thread(lambda: self._table.forget(time.time()))
-            except (sqlite3.Error, TimeoutError) as error:
+            except _FAILURES as error:
                 log.error("stored responses: %s: %s", self._path, error)
             await asyncio.sleep(_LOOK_S)

@@ -14,6 +14,8 @@ import orjson
 
 Json = dict[str, Any]
 
+LARGEST: Final = 64 * 1024 * 1024
+"""Of a response or of what led to it, as JSON: it is all in memory when it is read."""
 _BUSY_S: Final = 5.0
 _VERSION: Final = 1
 _SCHEMA: Final = f"""
@@ -21,7 +23,6 @@ CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
     created REAL NOT NULL,
-    size INTEGER NOT NULL,
     response BLOB NOT NULL,
     items BLOB NOT NULL
 );
@@ -46,6 +47,10 @@ class Stored:
     def conversation(self) -> list[Json]:
         """What a response that follows begins with."""
         return [*self.items, *self.response["output"]]
+
+
+class TooLargeError(Exception):
+    """There is no room for this, whatever else is forgotten."""
 
 
 class ResponsesTable:
@@ -80,13 +85,19 @@ class ResponsesTable:
         self._connection.executescript(_SCHEMA)
 
     def put(self, owner: str, stored: Stored, now: float) -> None:
-        """Add it, and forget what is old or has no more room."""
+        """Add it, and forget what is old or has no more room.
+
+        Raises:
+            TooLargeError: it is not kept.
+        """
         id_ = stored.response["id"]
         response, items = _packed(stored.response), _packed(stored.items)
+        if len(response) + len(items) > self._max_bytes:
+            raise TooLargeError("it needs more than all the space there is")
         with self._connection:
             self._connection.execute(
-                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
-                (id_, owner, now, len(response) + len(items), response, items),
+                "INSERT INTO responses VALUES (?, ?, ?, ?, ?)",
+                (id_, owner, now, response, items),
             )
             self._connection.executemany(
                 "INSERT INTO outputs VALUES (?, ?)",
@@ -103,9 +114,12 @@ class ResponsesTable:
         return None if row is None else Stored(*map(_unpacked, row))
 
     def outputs(self, owner: str, ids: Iterable[str], now: float) -> dict[str, Json]:
-        """Items of stored responses by their ids, those that are there."""
+        """Items of stored responses by their ids, those that are there, and others of
+        the same responses."""
         found: dict[str, Json] = {}
         for id_ in ids:
+            if id_ in found:
+                continue
             row = self._connection.execute(
                 "SELECT r.response FROM outputs AS o JOIN responses AS r"
                 " ON r.id = o.response"
@@ -113,8 +127,7 @@ class ResponsesTable:
                 (id_, owner, now - self._max_age_s),
             ).fetchone()
             if row is not None:
-                output = _unpacked(row[0])["output"]
-                found |= {item["id"]: item for item in output if item["id"] == id_}
+                found |= {item["id"]: item for item in _unpacked(row[0])["output"]}
         return found
 
     def delete(self, owner: str, id_: str, now: float) -> bool:
@@ -135,20 +148,31 @@ class ResponsesTable:
         self._connection.execute(
             "DELETE FROM responses WHERE created <= ?", (now - self._max_age_s,)
         )
-        # Newest first, what comes after the sum has gone beyond the limit.
-        self._connection.execute(
-            "DELETE FROM responses WHERE id IN (SELECT id FROM (SELECT id,"
-            " sum(size) OVER (ORDER BY created DESC, rowid DESC) AS total"
-            " FROM responses) WHERE total > ?)",
-            (self._max_bytes,),
+        while self._used() > self._max_bytes:
+            oldest = self._connection.execute(
+                "DELETE FROM responses WHERE rowid ="
+                " (SELECT rowid FROM responses ORDER BY created, rowid LIMIT 1)"
+            )
+            if not oldest.rowcount:
+                break
+
+    def _used(self) -> int:
+        """Bytes of the file that hold something; known without looking at any row."""
+        pages, free, size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
         )
+        return int((pages - free) * size)
 
     def close(self) -> None:
         self._connection.close()
 
 
 def _packed(value: object) -> bytes:
-    return zlib.compress(orjson.dumps(value), 1)
+    data = orjson.dumps(value)
+    if len(data) > LARGEST:
+        raise TooLargeError(f"{len(data)} bytes are more than {LARGEST}")
+    return zlib.compress(data, 1)
 
 
 def _unpacked(data: bytes) -> Any:
