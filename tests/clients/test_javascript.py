@@ -5,10 +5,12 @@ The packages (85 MB) are fetched from the npm registry once; where Node.js or th
 registry is missing, these tests are skipped and say so.
 """
 
+import asyncio
 import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import AGENT, ASSISTANT, MODEL
-from tests.support import npm
-from tests.support.processes import Process
+from tests.integration.gateway.gateways import gateway_before
+from tests.support import fake_neuron, npm
+from tests.support.fake_neuron import FakeNeuron, Reply
+from tests.support.processes import Home, Process
 
 SCRIPTS = Path(__file__).with_name("js")
 DEADLINE_S = 60.0
@@ -86,31 +90,49 @@ class Scripts:
     def outcome(self, client: Client, name: str) -> Outcome:
         """What became of that of its requests."""
         if client.command not in self._outcomes:
-            self._outcomes[client.command] = self._run(client.command)
+            self._outcomes[client.command] = asyncio.run(
+                outcomes(self._folder, client, self._environ)
+            )
         return self._outcomes[client.command][name]
 
-    def _run(self, command: str) -> dict[str, Outcome]:
-        script, *arguments = command.split()
-        done = subprocess.run(
-            [npm.node(), f"{script}.mjs", *arguments],
-            cwd=self._folder,
-            env=self._environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
-        return {name: Outcome(**each) for name, each in json.loads(done.stdout).items()}
+
+async def outcomes(
+    folder: Path, client: Client, environ: dict[str, str]
+) -> dict[str, Outcome]:
+    """Run a client's script there."""
+    script, *arguments = client.command.split()
+    process = await asyncio.create_subprocess_exec(
+        npm.node(),
+        f"{script}.mjs",
+        *arguments,
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, err) == (0, b"")
+    return {name: Outcome(**each) for name, each in json.loads(out).items()}
 
 
 @pytest.fixture(scope="session")
-def scripts(tmp_path_factory: pytest.TempPathFactory, gateway: Process) -> Scripts:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts, where they find their packages."""
     packages = npm.locked_packages(SCRIPTS)
     folder = tmp_path_factory.mktemp("js")
     shutil.copytree(SCRIPTS, folder, dirs_exist_ok=True)
     (folder / "node_modules").symlink_to(packages)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scripts(folder: Path, gateway: Process) -> Scripts:
     return Scripts(folder, gateway.url)
 
 
@@ -189,3 +211,24 @@ def test_one_that_leaves_ends_its_request(
     log = gateway.log_text()
     (line,) = [each for each in log.splitlines() if f"request id={id_} " in each]
     assert "outcome=client_gone" in line
+
+
+@clients()
+@pytest.mark.parametrize("breaks", [fake_neuron.dies_after, fake_neuron.ends_after])
+async def test_a_stream_that_breaks_off_is_an_error(
+    client: Client, breaks: Callable[[bytes], Reply], folder: Path, home: Home
+) -> None:
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as before,
+    ):
+        fake.reply = breaks(fake_neuron.token("Once"))
+        url = str(before.gateway.url)
+        environ = {"GATEWAY_URL": url, "GATEWAY_MODEL": "m", "ONLY": "stream"}
+        outcome = (await outcomes(folder, client, environ))["stream"]
+    if outcome.threw is not None:
+        assert outcome.threw["name"] == "APIError"
+        assert "stopped in the middle" in outcome.threw["message"]
+    else:  # Others give what had come, and say how it ended.
+        assert outcome.returned["text"] == "Once"
+        assert outcome.returned["finish"] in ("error", "failed")

@@ -31,8 +31,8 @@ const call = {
 const textOf = ({ output_text, status, incomplete_details, usage }) => ({
   text: output_text,
   finish: incomplete_details?.reason ?? status,
-  prompt: usage.input_tokens,
-  completion: usage.output_tokens,
+  prompt: usage?.input_tokens,
+  completion: usage?.output_tokens,
 });
 const callIn = ({ output }) => output.find(({ type }) => type === "function_call");
 const callOf = (answer) => ({

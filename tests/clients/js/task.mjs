@@ -36,10 +36,12 @@ export async function gathered(iterable) {
   return items;
 }
 
-/** Run one after another, and print what each returned or threw. */
+/** Run one after another, or the named one alone, and print what each returned or threw. */
 export async function report(scenarios) {
   const results = {};
+  const { ONLY: only } = process.env;
   for (const [name, scenario] of Object.entries(scenarios)) {
+    if (only && name !== only) continue;
     try {
       results[name] = { returned: await scenario() };
     } catch (error) {
