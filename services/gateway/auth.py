@@ -49,7 +49,7 @@ _SHOW: Final = "/api/show"
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Learn who asks, and refuse what they may not do."""
     gateway = request.app[GATEWAY]
-    found = gateway.keys.ring.find(_shown(request), time.time())
+    found = _found(request)
     if isinstance(found, KeySection):
         request[KEY] = found
         gateway.keys.limits.ledger.add(found.id, Spent(last_used=time.time()))
@@ -63,6 +63,19 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     return await handler(request)
 
 
+def is_welcome(request: web.Request) -> bool:
+    """Whether a request that was let in would be so again now."""
+    try:
+        _check(request.app[GATEWAY], request, _found(request))
+    except ApiError:
+        return False
+    return True
+
+
+def _found(request: web.Request) -> KeySection | Problem:
+    return request.app[GATEWAY].keys.ring.find(_shown(request), time.time())
+
+
 def _check(gateway: Gateway, request: web.Request, found: KeySection | Problem) -> None:
     if isinstance(found, KeySection):
         _check_scope(found, request)
@@ -73,12 +86,12 @@ def _check(gateway: Gateway, request: web.Request, found: KeySection | Problem) 
 
 
 def _shown(request: web.Request) -> Iterator[str]:
-    authorization = request.headers.get("Authorization", "")
-    if authorization[: len(_BEARER)].lower() == _BEARER:
-        yield authorization[len(_BEARER) :].strip()
+    for value in request.headers.getall("Authorization", ()):
+        if value[: len(_BEARER)].lower() == _BEARER:
+            yield value[len(_BEARER) :].strip()
     for name in _PLAIN_HEADERS:
-        if name in request.headers:
-            yield request.headers[name].strip()
+        for value in request.headers.getall(name, ()):
+            yield value.strip()
 
 
 def _is_open(request: web.Request) -> bool:

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from neuron.protocol import sse
 from services.fleet.deltas import diff, is_empty
+from services.gateway.auth import is_welcome
 from services.gateway.context import GATEWAY, Gateway
-from services.gateway.identity import still_good
 from services.gateway.sending import send
 from services.schema import FleetEvent, FleetSnapshot
 
@@ -23,13 +23,13 @@ KEEPALIVE_S = 10.0
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """Until the client goes away, its key is revoked, or the gateway stops."""
+    """Until the client goes away, is no longer let in, or the gateway stops."""
     gateway = request.app[GATEWAY]
     response = web.StreamResponse(
         headers={"Content-Type": sse.CONTENT_TYPE, "Cache-Control": "no-cache"}
     )
     await response.prepare(request)
-    subscriber = Subscriber(gateway, response, partial(still_good, request))
+    subscriber = Subscriber(gateway, response, partial(is_welcome, request))
     closing = asyncio.create_task(gateway.closing.wait())
     last = sse.event_number(request.headers.get("Last-Event-ID", ""))
     following = asyncio.create_task(subscriber.follow(last))

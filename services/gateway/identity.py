@@ -35,12 +35,6 @@ async def concrete(request: web.Request, asked: str) -> str:
     return await dispatcher.concrete(asked, partial(may_see, request))
 
 
-def still_good(request: web.Request) -> bool:
-    """Whether the key that a long request began with has not been revoked since."""
-    key = key_of(request)
-    return key is None or request.app[GATEWAY].keys.ring.has(key.id)
-
-
 def begin(request: web.Request, model: str, route: str) -> None:
     """Count a request for `model` to that route of a neuron; once for each request.
 

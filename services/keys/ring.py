@@ -32,11 +32,6 @@ class KeyRing:
             problem = found
         return problem
 
-    def has(self, key_id: str) -> bool:
-        """Whether that key is there and not revoked."""
-        entry = self._by_id.get(key_id)
-        return entry is not None and not entry.revoked
-
     def _judge(self, secret: str, now: float) -> KeySection | Problem:
         entry = self._by_id.get(secrets.id_of(secret) or "")
         if entry is None:

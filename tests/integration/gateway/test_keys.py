@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 
 from neuron.protocol.headers import CALLER, PRIORITY
 from neuron.protocol.types import ModelState
@@ -103,6 +104,7 @@ async def test_without_keys_everybody_may_come_with_any_placeholder(home: Home) 
         {"api-key": shown("alice")},
         {"Authorization": "Bearer dummy", "x-api-key": shown("alice")},
         {"Authorization": "Basic Zm9v", "X-API-Key": shown("alice")},
+        CIMultiDict([("x-api-key", "dummy"), ("x-api-key", shown("alice"))]),
     ],
 )
 async def test_a_key_in_any_header(home: Home, headers: dict[str, str]) -> None:
@@ -216,14 +218,27 @@ async def test_the_guard_against_web_pages_stays(home: Home) -> None:
         assert "Access-Control-Allow-Origin" not in headers
 
 
-async def test_a_revoked_key_hears_no_more_of_the_fleet(home: Home) -> None:
-    alice = key("alice", scope="read-only")
-    async with gateway(home, alice) as (client, _):
+ALICE = key("alice", scope="read-only")
+
+
+@pytest.mark.parametrize(
+    ("began", "then", "headers"),
+    [
+        (ALICE, key("alice", revoked=True), bearer("alice")),
+        (ALICE, key("alice", scope="inference"), bearer("alice")),
+        (ALICE, key("alice", hash=secret.hashed("another")), bearer("alice")),
+        (None, ALICE, {}),
+    ],
+    ids=["revoked", "out of scope", "rotated", "without a key"],
+)
+async def test_who_is_no_longer_let_in_hears_no_more_of_the_fleet(
+    home: Home, began: KeySection | None, then: KeySection, headers: dict[str, str]
+) -> None:
+    async with gateway(home, *([began] if began else [])) as (client, _):
         keeper = client.gateway.keys
-        async with client.http.get(schema.EVENTS, headers=bearer("alice")) as stream:
+        async with client.http.get(schema.EVENTS, headers=headers) as stream:
             await EventReader(stream).next("snapshot")
-            revoked = alice.model_copy(update={"revoked": True})
-            keeper.take(replace(keeper.keys, entries=(revoked,)))
+            keeper.take(replace(keeper.keys, entries=(then,)))
             async with asyncio.timeout(10):
                 while await stream.content.readany():
                     pass
