@@ -284,8 +284,7 @@ def _quantization(model: ModelView, unknown: str) -> str:
 
 
 def _context(model: ModelView, unknown: str) -> str:
-    loaded = [r.max_seq_len for r in placed(model) if r.max_seq_len is not None]
-    tokens = max(loaded, default=model.context)
+    tokens = model.max_model_len
     if tokens is None:
         return unknown
     return f"{tokens // 1024}k" if tokens >= 1024 else str(tokens)

@@ -112,6 +112,12 @@ class ModelView(Wire):
     errors: int = 0
     last_used: float | None = None
 
+    @property
+    def max_model_len(self) -> int | None:
+        """The longest context of a loaded replica, else the model's own."""
+        loaded = (each.max_seq_len for each in self.replicas)
+        return max(filter(None, loaded), default=self.context)
+
 
 class RequestPhase(StrEnum):
     """Where a request in flight is."""

@@ -10,7 +10,7 @@ from services import schema
 from services.gateway.client_request import read_body
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.identity import key_of
-from services.gateway.info import json_response
+from services.gateway.sending import json_response
 from services.keys.views import key_list
 from services.schema import ModelAction, Operation
 

@@ -2,7 +2,6 @@
 
 import logging
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -10,6 +9,7 @@ from neuron.protocol.errors import ApiError
 from services.gateway.client_request import request_id
 from services.gateway.dialect_choice import dialect_of
 from services.gateway.ending import CLIENT_CLOSED
+from services.gateway.sending import json_response
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +17,9 @@ log = logging.getLogger(__name__)
 def error_response(request: web.Request, error: ApiError) -> web.Response:
     """The error as the client's dialect has it."""
     dialect, id_ = dialect_of(request), request_id(request)
-    return web.Response(
+    return json_response(
+        dialect.error(error, id_),
         status=dialect.status(error),
-        body=orjson.dumps(dialect.error(error, id_)),
-        content_type="application/json",
         headers={**error.headers(), **dialect.headers(id_)},
     )
 

@@ -1,16 +1,15 @@
 """Ollama's routes: what it lists and shows, and which of its requests load a model."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from neuron.protocol.errors import ApiError, model_not_found, shutting_down
+from neuron.protocol.errors import ApiError, shutting_down
 from neuron.protocol.types import ModelState
 from services.fleet import views
 from services.gateway.client_request import (
@@ -32,11 +31,16 @@ from services.gateway.dialects.ollama.lines import (
 )
 from services.gateway.dialects.ollama.models import listed, running, shown
 from services.gateway.dialects.ollama.request import translate_chat, translate_generate
-from services.gateway.identity import concrete, key_of, may_see
+from services.gateway.identity import concrete, key_of
 from services.gateway.inference import serve
 from services.gateway.replica_search import find_replica
+from services.gateway.sending import json_response
+from services.gateway.visible_models import (
+    visible_model,
+    visible_models,
+    visible_names,
+)
 from services.keys.limits import check_model
-from services.schema import ModelView
 
 log = logging.getLogger(__name__)
 
@@ -68,28 +72,21 @@ def routes() -> list[web.RouteDef]:
 
 
 async def version(_: web.Request) -> web.Response:
-    return web.json_response({"version": API_VERSION, "cortex": VERSION})
+    return json_response({"version": API_VERSION, "cortex": VERSION})
 
 
 async def tags(request: web.Request) -> web.Response:
     """GET /api/tags: whatever some node can serve, loaded or not."""
-    fleet = request.app[GATEWAY].fleet
-    await fleet.dispatcher.wait_for_first_answers()
-    since = fleet.state.started_at
-    models = {view.id: listed(view, since) for view in _served(request)}
-    aliases = {
-        alias: {**models[model], "name": alias, "model": alias}
-        for alias, model in fleet.state.catalogue.aliases.items()
-        if model in models
-    }
-    entries = aliases | models
-    return _json({"models": [entries[name] for name in sorted(entries)]})
+    since = request.app[GATEWAY].fleet.state.started_at
+    names = await visible_names(request)
+    models = [listed(view, name, since) for name, view in names.items()]
+    return json_response({"models": models})
 
 
 async def ps(request: web.Request) -> web.Response:
     """GET /api/ps: what is loaded, and until when."""
     fleet = request.app[GATEWAY].fleet
-    await fleet.dispatcher.wait_for_first_answers()
+    visible = await visible_models(request)
     on_gpu = frozenset(
         node.name
         for node in fleet.state.nodes.values()
@@ -97,10 +94,10 @@ async def ps(request: web.Request) -> web.Response:
     )
     models = [
         running(view, fleet.idle.expires_at(view.id), on_gpu)
-        for view in _served(request)
+        for view in visible.values()
         if view.state is ModelState.READY
     ]
-    return _json({"models": models})
+    return json_response({"models": models})
 
 
 async def show(request: web.Request) -> web.Response:
@@ -108,12 +105,8 @@ async def show(request: web.Request) -> web.Response:
     fields = await read_object(request)
     # Older clients call it a name.
     asked = named_model({"model": fields.get("model") or fields.get("name")})
-    fleet = request.app[GATEWAY].fleet
-    model = await concrete(request, asked)
-    found = {view.id: view for view in _served(request)}
-    if model not in found:
-        raise model_not_found(asked, sorted(found))
-    return _json(shown(found[model], fleet.state.started_at))
+    since = request.app[GATEWAY].fleet.state.started_at
+    return json_response(shown(await visible_model(request, asked), since))
 
 
 async def refuse(request: web.Request) -> web.Response:
@@ -187,7 +180,7 @@ async def _load_or_unload(
         if seconds is not None:
             gateway.fleet.idle.keep_alive(model, seconds)
     log.info("request id=%s: %s of %s", request_id(request), reason, model)
-    return _json(line(asked, route.word(Said()), {"done_reason": reason}))
+    return json_response(line(asked, route.word(Said()), {"done_reason": reason}))
 
 
 async def _unload(gateway: Gateway, model: str, by: str) -> None:
@@ -209,13 +202,3 @@ async def _unload(gateway: Gateway, model: str, by: str) -> None:
 
 async def _say_nothing(_: str) -> None:
     """There is nothing to say before the one object of the answer."""
-
-
-def _served(request: web.Request) -> list[ModelView]:
-    """Models that whoever asks may use."""
-    state = request.app[GATEWAY].fleet.state
-    return [view for view in views.servable_models(state) if may_see(request, view.id)]
-
-
-def _json(value: Mapping[str, object]) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json")

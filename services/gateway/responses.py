@@ -3,9 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
 
-import orjson
 from aiohttp import web
 
 from neuron.protocol import paths
@@ -28,6 +26,7 @@ from services.gateway.dialects.responses.translation import (
     ResponsesTranslation,
 )
 from services.gateway.identity import key_of
+from services.gateway.sending import json_response
 from services.responses.store import RESPONSES_FILE, ResponsesStore
 from services.responses.table import Stored
 
@@ -84,19 +83,19 @@ async def retrieve(request: web.Request) -> web.Response:
             code="unsupported_parameter",
             param="stream",
         )
-    return _json((await _stored(request)).response)
+    return json_response((await _stored(request)).response)
 
 
 async def delete(request: web.Request) -> web.Response:
     id_ = request.match_info["id"]
     if not await _store(request).delete(_owner(request), id_):
         raise _unknown(id_)
-    return _json({"id": id_, "object": "response", "deleted": True})
+    return json_response({"id": id_, "object": "response", "deleted": True})
 
 
 async def input_items(request: web.Request) -> web.Response:
     page = Page.of(request.query)
-    return _json(listed((await _stored(request)).items, page))
+    return json_response(listed((await _stored(request)).items, page))
 
 
 async def _memory(request: web.Request, fields: Json) -> Memory:
@@ -147,7 +146,3 @@ def _unknown(id_: str) -> ApiError:
         f"no response '{id_}' is stored here; it may be too old, or another key's",
         code="response_not_found",
     )
-
-
-def _json(value: Any) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json")

@@ -1,12 +1,34 @@
 """Writing to a client that may read slowly, or not at all."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
+import orjson
 from aiohttp import web
+
+from neuron.protocol.types import Wire
 
 SEND_TIMEOUT_S = 120.0
 """A client that takes nothing for this long counts as gone."""
+
+
+def json_response(
+    value: Wire | Mapping[str, object],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """An answer that is one JSON object."""
+    return web.Response(
+        status=status,
+        body=(
+            value.model_dump_json().encode()
+            if isinstance(value, Wire)
+            else orjson.dumps(value)
+        ),
+        headers=headers,
+        content_type="application/json",
+    )
 
 
 async def send(response: web.StreamResponse, data: bytes) -> None:

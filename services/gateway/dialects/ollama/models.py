@@ -22,10 +22,10 @@ _NEVER: Final = timedelta(days=365 * 290)
 """How far ahead Ollama's clients see what does not expire."""
 
 
-def listed(view: ModelView, modified_at: float) -> Json:
+def listed(view: ModelView, name: str, modified_at: float) -> Json:
     """For /api/tags."""
     return {
-        **_named(view),
+        **_named(view, name),
         "modified_at": rfc3339(modified_at),
         # Some clients take nothing but a number.
         "size": view.weight_bytes or 0,
@@ -38,12 +38,12 @@ def running(view: ModelView, expires_at: float | None, on_gpu: frozenset[str]) -
     loaded = [r for r in view.replicas if r.state is ModelState.READY]
     sizes = {r.node: (r.memory_mb or 0) * _MIB for r in loaded}
     return {
-        **_named(view),
+        **_named(view, view.id),
         "size": sum(sizes.values()),
         "size_vram": sum(size for node, size in sizes.items() if node in on_gpu),
         "details": _details(view),
         "expires_at": rfc3339(expires_at),
-        "context_length": _context(view),
+        "context_length": view.max_model_len,
     }
 
 
@@ -53,7 +53,7 @@ def shown(view: ModelView, modified_at: float) -> Json:
     facts: Json = {"general.architecture": family}
     if view.parameters is not None:
         facts["general.parameter_count"] = view.parameters
-    if (context := _context(view)) is not None:
+    if (context := view.max_model_len) is not None:
         facts[f"{family}.context_length"] = context
     return {
         "modified_at": rfc3339(modified_at),
@@ -75,8 +75,8 @@ def rfc3339(epoch: float | None) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def _named(view: ModelView) -> Json:
-    return {"name": view.id, "model": view.id, "digest": _digest(view)}
+def _named(view: ModelView, name: str) -> Json:
+    return {"name": name, "model": name, "digest": _digest(view)}
 
 
 def _digest(view: ModelView) -> str:
@@ -109,9 +109,3 @@ def _parameters(view: ModelView) -> str:
         if count >= unit:
             return f"{count / unit:.1f}{letter}"
     return str(count or "")
-
-
-def _context(view: ModelView) -> int | None:
-    """The longest of a loaded replica, else the model's own."""
-    lengths = [r.max_seq_len for r in view.replicas if r.max_seq_len]
-    return max(lengths, default=view.context)

@@ -32,12 +32,12 @@ DETAILS = {
 
 
 def test_a_model_is_listed_with_its_size_and_kind() -> None:
-    entry = listed(VIEW, 0)
+    entry = listed(VIEW, "an-alias", 0)
     digest = entry.pop("digest")
     assert len(digest) == 64
     assert entry == {
-        "name": "org/qwen2-7b",
-        "model": "org/qwen2-7b",
+        "name": "an-alias",
+        "model": "an-alias",
         "modified_at": "1970-01-01T00:00:00Z",
         "size": 4_250_000_000,
         "details": DETAILS,
@@ -47,8 +47,8 @@ def test_a_model_is_listed_with_its_size_and_kind() -> None:
 def test_a_digest_is_the_models_own_and_stays() -> None:
     same = VIEW.model_copy(update={"running": 3, "replicas": []})
     other = VIEW.model_copy(update={"weight_bytes": 1})
-    assert listed(same, 5)["digest"] == listed(VIEW, 0)["digest"]
-    assert listed(other, 0)["digest"] != listed(VIEW, 0)["digest"]
+    assert listed(same, "an-alias", 5)["digest"] == listed(VIEW, "m", 0)["digest"]
+    assert listed(other, "m", 0)["digest"] != listed(VIEW, "m", 0)["digest"]
 
 
 def test_a_running_model_tells_its_memory_and_when_it_goes() -> None:
@@ -74,9 +74,9 @@ def test_what_is_shown_says_what_the_model_can() -> None:
 
 def test_what_is_not_known_is_left_empty() -> None:
     unknown = ModelView(id="m")
-    assert listed(unknown, 0)["size"] == 0, "some clients take nothing else"
+    assert listed(unknown, "m", 0)["size"] == 0, "some clients take nothing else"
     assert shown(unknown, 0)["model_info"] == {"general.architecture": ""}
-    details = listed(unknown, 0)["details"]
+    details = listed(unknown, "m", 0)["details"]
     assert not any(details.values())
 
 
