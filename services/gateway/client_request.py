@@ -20,6 +20,8 @@ T = TypeVar("T")
 REQUEST_ID = "X-Request-Id"
 FORWARDED_HEADERS = ("Content-Type", "Accept")
 LARGE_BODY = 256 * 1024
+LONGEST_NAME = 512
+"""Of a model: every piece of an answer repeats it."""
 _ID = web.RequestKey("request_id", str)
 _FIELDS = web.RequestKey("fields", dict)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
@@ -108,7 +110,7 @@ def named_model(fields: Json) -> str:
         ApiError: there is none.
     """
     model = fields.get("model")
-    if not isinstance(model, str) or not model:
+    if not isinstance(model, str) or not 0 < len(model) <= LONGEST_NAME:
         raise ApiError(
             400,
             "model: should name one of the models that GET /v1/models lists",

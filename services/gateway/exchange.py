@@ -72,7 +72,7 @@ class Exchange:
             **dialect.headers(entry.id),
             REQUEST_ID: entry.id,
             MODEL: call.model,
-            **_warnings(call.translation),
+            **warning_header(call.translation),
         }
         self._stream = ClientStream(
             request,
@@ -355,7 +355,8 @@ def _wording(call: Call) -> Wording:
     return Translated(call.translation.writer())
 
 
-def _warnings(translation: Translation | None) -> dict[str, str]:
+def warning_header(translation: Translation | None) -> dict[str, str]:
+    """What of the request has no effect; none where everything has."""
     if translation is None or not translation.warnings:
         return {}
     return {WARNING: plain_value("; ".join(translation.warnings))}

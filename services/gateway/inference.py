@@ -1,12 +1,14 @@
 """Client routes that name a model: read the request, answer it, tell how it ended."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from neuron.protocol.errors import ApiError, shutting_down
+from neuron.protocol.headers import plain_value
 from services.gateway import identity
 from services.gateway.client_request import (
     Translate,
@@ -37,14 +39,15 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     Raises:
         ApiError: always: no engine embeds.
     """
-    asked = named_model(await read_object(request))
-    model = await identity.concrete(request, asked)
-    raise ApiError(
-        400,
-        f"model '{model}' generates text and cannot embed; no model here can",
-        code="unsupported_model",
-        param="model",
-    )
+    with refusals_told(request):
+        asked = named_model(await read_object(request))
+        model = await identity.concrete(request, asked)
+        raise ApiError(
+            400,
+            f"model '{model}' generates text and cannot embed; no model here can",
+            code="unsupported_model",
+            param="model",
+        )
 
 
 def translated(translate: Translate) -> Handler:
@@ -59,31 +62,39 @@ def translated(translate: Translate) -> Handler:
     return handle
 
 
+@contextmanager
+def refusals_told(request: web.Request) -> Iterator[None]:
+    """Log and count what is refused before anybody is asked for an answer."""
+    try:
+        yield
+    except (ApiError, web.HTTPException) as error:
+        metrics, key = request.app[GATEWAY].metrics, identity.key_of(request)
+        metrics.refused(request.path, error.status)
+        if key is not None:
+            metrics.keys.request_refused(key.name, error.status)
+        why = plain_value(str(error))
+        log.info("request id=%s refused: %d %s", request_id(request), error.status, why)
+        raise
+
+
 async def serve(
     request: web.Request,
     translate: Callable[[Json], Awaitable[Translation]] | None,
 ) -> web.StreamResponse:
     """One inference request, from its body to its log line."""
     gateway = request.app[GATEWAY]
-    id_, key = request_id(request), identity.key_of(request)
-    try:
+    with refusals_told(request):
         if gateway.stopping.is_set():
             raise shutting_down()
         call = await read_call(request, translate)
-    except (ApiError, web.HTTPException) as error:
-        gateway.metrics.refused(request.path, error.status)
-        if key is not None:
-            gateway.metrics.keys.request_refused(key.name, error.status)
-        log.info("request id=%s refused: %d %s", id_, error.status, error)
-        raise
     entry = gateway.fleet.state.requests.open(
-        id_,
+        request_id(request),
         call.model,
         client_name(request),
         request.path,
         generates=call.path in GENERATING,
     )
-    entry.key = key
+    entry.key = identity.key_of(request)
     exchange = Exchange(gateway, request, call, entry)
     try:
         return await exchange.run()

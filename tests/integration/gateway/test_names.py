@@ -1,6 +1,9 @@
 """Names that clients know models by, and what they get for them."""
 
+import logging
+
 import orjson
+import pytest
 
 from services.config import ModelEntry
 from tests.integration.gateway.gateways import gateway_before
@@ -46,6 +49,30 @@ async def test_what_stands_for_nothing_is_refused_by_name(home: Home) -> None:
                 error = (await response.json())["error"]
             assert error["code"] == "model_not_found"
             assert f"'{missing}'" in error["message"]
+
+
+async def test_a_name_is_no_text(home: Home) -> None:
+    async with (
+        FakeNeuron.with_models("small").serving() as fake,
+        gateway_before(home, {"a": fake}, default_model="small") as client,
+    ):
+        async with client.chat("x" * 512) as response:
+            assert response.status == 200
+        for path in ("/v1/chat/completions", "/v1/embeddings", "/api/generate"):
+            refused = await client.post(path, 400, model="x" * 513)
+            assert "model: should name one" in str(refused["error"])
+
+
+async def test_a_name_has_no_line_of_its_own_in_the_log(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with (
+        FakeNeuron.with_models("small").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        await client.post("/v1/embeddings", 404, model="a\nb", input="x")
+    assert "refused: 404 model 'a?b' does not exist" in caplog.text
 
 
 async def test_a_default_model_answers_for_every_other_name(home: Home) -> None:
