@@ -7,9 +7,9 @@ import orjson
 
 from neuron.protocol import sse
 from services.gateway.dialects.anthropic.answer import tool_use
-from services.gateway.dialects.anthropic.json_end import JsonEnd
 from services.gateway.dialects.anthropic.thoughts import signature
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.json_end import JsonEnd
 
 
 def event(kind: str, **fields: Any) -> bytes:

@@ -86,10 +86,7 @@ class _Writer:
 
     def _said(self, choice: Json) -> list[Said]:
         said = Said.of(choice)
-        # A call is complete with whatever comes after it.
-        parts = self._calls.flush() if said else []
-        if said:
-            parts.append(said)
+        parts = [said] if said else []
         parts += self._calls.feed((choice.get("delta") or {}).get("tool_calls") or [])
         if (reason := choice.get("finish_reason")) is not None:
             self._reason = reason

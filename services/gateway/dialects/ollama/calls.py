@@ -1,11 +1,13 @@
 """Tool calls, which come in pieces of JSON and leave as objects."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.json_end import JsonEnd
 from services.gateway.dialects.ollama.lines import Said
 
 
@@ -15,6 +17,8 @@ class _Call:
     id: str | None = None
     name: str = ""
     arguments: str = ""
+    end: JsonEnd = field(default_factory=JsonEnd)
+    """Of the arguments."""
 
     def said(self) -> Said:
         """As an object; one that was cut off as the text that there is of it."""
@@ -27,29 +31,40 @@ class _Call:
 
 
 class Calls:
-    """The calls of one answer, one after another."""
+    """The calls of one answer, told one after another.
+
+    The neuron may tell of a call before the arguments of the one before it are all
+    there.
+    """
 
     def __init__(self) -> None:
-        self._open: _Call | None = None
+        self._calls: dict[int, _Call] = {}
+        self._told = 0
 
     def feed(self, pieces: list[Json]) -> list[Said]:
         """More of the calls; returns those that are complete."""
-        complete: list[Said] = []
         for piece in pieces:
             index = piece.get("index") or 0
-            if self._open is None or self._open.index != index:
-                complete += self.flush()
-                self._open = _Call(index)
-            call, function = self._open, piece.get("function") or {}
+            call = self._calls.setdefault(index, _Call(index))
+            function = piece.get("function") or {}
             call.id = piece.get("id") or call.id
             call.name += function.get("name") or ""
-            call.arguments += function.get("arguments") or ""
-        return complete
+            more = function.get("arguments") or ""
+            call.arguments += more
+            call.end.feed(more)
+        complete = itertools.takewhile(lambda call: call.end.reached, self._untold())
+        return self._tell([*complete])
 
     def flush(self) -> list[Said]:
-        """The call that is open, which nothing more comes for."""
-        call, self._open = self._open, None
-        return [] if call is None else [call.said()]
+        """The calls that were not told, which nothing more comes for."""
+        return self._tell(self._untold())
+
+    def _untold(self) -> list[_Call]:
+        return [*self._calls.values()][self._told :]
+
+    def _tell(self, calls: list[_Call]) -> list[Said]:
+        self._told += len(calls)
+        return [call.said() for call in calls]
 
 
 def whole_calls(calls: list[Json]) -> list[Said]:

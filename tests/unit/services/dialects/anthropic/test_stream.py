@@ -10,8 +10,8 @@ from hypothesis import example, given, settings, strategies as st
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError, shutting_down
 from services.gateway.dialects.anthropic import translate_messages
-from services.gateway.dialects.anthropic.json_end import JsonEnd
 from services.gateway.dialects.base import MALFORMED, Json, StreamWriter
+from services.gateway.dialects.json_end import JsonEnd
 from services.gateway.wording import Translated
 from tests.unit.services.dialects.anthropic.accumulate import events, message
 from tests.unit.services.dialects.anthropic.test_answer import USAGE, answer

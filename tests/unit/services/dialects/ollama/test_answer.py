@@ -165,11 +165,11 @@ def test_a_call_is_told_once_it_is_complete() -> None:
     writer = chatting().writer()
     assert writer.chunk(chunk({"tool_calls": [call(0, "", "f")]})) == b""
     assert writer.chunk(chunk({"tool_calls": [call(0, '{"a":')]})) == b""
-    assert writer.chunk(chunk({"tool_calls": [call(0, "1}")]})) == b""
-    first = orjson.loads(writer.chunk(chunk({"tool_calls": [call(1, "", "g")]})))
+    first = orjson.loads(writer.chunk(chunk({"tool_calls": [call(0, "1}")]})))
     assert first["message"]["tool_calls"] == [
         {"id": "c0", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}}
     ]
+    assert writer.chunk(chunk({"tool_calls": [call(1, "", "g")]})) == b""
     second = orjson.loads(writer.chunk(chunk({}, "tool_calls")))
     assert second["message"]["tool_calls"] == [
         {"id": "c1", "function": {"index": 1, "name": "g", "arguments": {}}}
@@ -274,11 +274,17 @@ def streamed(data: st.DataObject, said: Json) -> list[Json]:
     chunks = [chunk({"role": "assistant", "content": ""})]
     for name in ("reasoning_content", "content"):
         chunks += [chunk({name: piece}) for piece in cut(data, said[name])]
+    told: list[Json] = []
+    # Names may come before the arguments of other calls.
+    names = [call(index, "", f"f{index}") for index, _ in enumerate(said["calls"])]
+    names_first = data.draw(st.booleans())
     for index, arguments in enumerate(said["calls"]):
         pieces = cut(data, orjson.dumps(arguments).decode())
-        begun = call(index, pieces[0], f"f{index}")
-        more = [call(index, piece) for piece in pieces[1:]]
-        chunks += [chunk({"tool_calls": [each]}) for each in (begun, *more)]
+        told += [] if names_first else [names[index]]
+        told += [call(index, piece) for piece in pieces]
+    if names_first and names:
+        chunks.append(chunk({"tool_calls": names}))
+    chunks += [chunk({"tool_calls": [each]}) for each in told]
     return [*chunks, chunk({}, "tool_calls" if said["calls"] else "stop"), LAST]
 
 
