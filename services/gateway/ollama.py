@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from neuron.protocol.errors import ApiError, shutting_down
+from neuron.protocol.headers import MODEL
 from neuron.protocol.types import ModelState
 from services.fleet import views
 from services.gateway.client_request import (
@@ -22,7 +23,6 @@ from services.gateway.client_request import (
 from services.gateway.context import GATEWAY, VERSION, Gateway
 from services.gateway.dialects.base import Json, Translation
 from services.gateway.dialects.ollama.answer import OllamaTranslation
-from services.gateway.dialects.ollama.durations import keep_alive
 from services.gateway.dialects.ollama.lines import (
     Said,
     as_message,
@@ -31,8 +31,9 @@ from services.gateway.dialects.ollama.lines import (
 )
 from services.gateway.dialects.ollama.models import listed, running, shown
 from services.gateway.dialects.ollama.request import translate_chat, translate_generate
+from services.gateway.exchange import warning_header
 from services.gateway.identity import concrete, key_of
-from services.gateway.inference import serve
+from services.gateway.inference import refusals_told, serve
 from services.gateway.replica_search import find_replica
 from services.gateway.sending import json_response
 from services.gateway.visible_models import (
@@ -134,9 +135,10 @@ _GENERATE: Final = _Route(translate_generate, as_response, ("prompt", "images"))
 
 def _answering(route: _Route) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        fields = await read_object(request)
-        if not any(fields.get(name) for name in route.asks):
-            return await _load_or_unload(request, fields, route)
+        with refusals_told(request):
+            fields = await read_object(request)
+            if not any(fields.get(name) for name in route.asks):
+                return await _load_or_unload(request, fields, route)
 
         async def translate(fields: Json) -> Translation:
             return await _translation(request, route, fields)
@@ -167,7 +169,8 @@ async def _load_or_unload(
     if gateway.stopping.is_set():
         raise shutting_down()
     asked = named_model(fields)
-    seconds = keep_alive(fields.get("keep_alive"))
+    translation = await work_on(request, route.translate)
+    seconds = translation.keep_alive
     model = await concrete(request, asked)
     if (key := key_of(request)) is not None:
         check_model(key, model)
@@ -180,7 +183,9 @@ async def _load_or_unload(
         if seconds is not None:
             gateway.fleet.idle.keep_alive(model, seconds)
     log.info("request id=%s: %s of %s", request_id(request), reason, model)
-    return json_response(line(asked, route.word(Said()), {"done_reason": reason}))
+    answer = json_response(line(asked, route.word(Said()), {"done_reason": reason}))
+    answer.headers.update({MODEL: model, **warning_header(translation)})
+    return answer
 
 
 async def _unload(gateway: Gateway, model: str, by: str) -> None:

@@ -1,6 +1,8 @@
 """Ollama's API before fake neurons: what is listed, loaded, unloaded and refused."""
 
 import asyncio
+import logging
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -241,6 +243,32 @@ async def test_an_empty_request_loads_and_with_no_time_to_live_unloads(
         assert (await ask(client, path, keep_alive="0"))["done_reason"] == "unload"
         assert not fake.received
         assert "unload of m on a, asked for by 127.0.0.1" in " ".join(client.events())
+
+
+async def test_a_load_is_told_of_as_any_request(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    entries = (ModelEntry(id="m", aliases=("small",)),)
+    async with (
+        FakeNeuron.with_models("m", state=COLD).serving() as fake,
+        gateway_before(home, {"a": fake}, models=entries) as client,
+    ):
+        body = {"model": "small", "options": {"num_ctx": 4096}}
+        async with client.http.post("/api/generate", json=body) as response:
+            assert response.headers["X-Cortex-Model"] == "m"
+            assert "options.num_ctx" in response.headers["X-Cortex-Warning"]
+            assert (await response.json())["model"] == "small"
+        for name, wrong in (("prompt", 0), ("stream", "no"), ("options", 1)):
+            refused = await ask(client, "/api/generate", 400, **{name: wrong})
+            assert refused["error"].startswith(f"{name}: should be")
+            assert f"refused: 400 {name}: should be" in caplog.text
+        async with client.http.post("/api/chat", data=b"{") as response:
+            assert response.status == 400
+        metrics = await client.metrics()
+    for path, count in (("generate", 3), ("chat", 1)):
+        counted = rf'cortex_requests_total{{.*"/api/{path}",status="400"}} {count}.0'
+        assert re.search(counted, metrics)
 
 
 async def test_a_pinned_model_is_not_unloaded_by_clients(home: Home) -> None:
