@@ -173,12 +173,12 @@ class _Signals:
 async def _reload(gateway: Gateway) -> None:
     try:
         restart = await gateway.fleet.reload()
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         log.error("not reloaded, the old configuration stays: %s", error)
         gateway.fleet.state.events.add(
             "error", "config", f"the configuration was not read again: {error}"
         )
         return
-    gateway.keys.take(gateway.fleet.settings.keys)
+    await gateway.keys.follow(gateway.fleet.settings.keys)
     for key in restart:
         log.warning("%s takes effect after a restart only", key)

@@ -163,14 +163,18 @@ def read_keys(path: Path) -> Keys:
     Raises:
         ConfigError: it cannot be used.
     """
-    if not path.is_file():
-        return Keys(path=path)
+    try:
+        if not path.is_file():
+            return Keys(path=path)
+        warning = _exposure(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
     loaded = config_file.load(KeysFile, KEYS_TOML, explicit=path, show_values=False)
     entries = loaded.config.keys
     _refuse_duplicates(path, "id", [entry.id for entry in entries])
     names = [None if entry.revoked else entry.name for entry in entries]
     _refuse_duplicates(path, "name", names)
-    return Keys(entries, path, found=True, warning=_exposure(path))
+    return Keys(entries, path, found=True, warning=warning)
 
 
 def _refuse_duplicates(path: Path, key: str, values: Sequence[str | None]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +25,7 @@ SAVE_S: Final = 1.0
 
 Level = Literal["info", "warning", "error"]
 _Stamp = tuple[int, int, int] | None
+_UNREAD: Final[_Stamp] = (0, 0, 0)
 _T = TypeVar("_T")
 
 
@@ -38,7 +39,9 @@ class KeyKeeper:
         self.ring = KeyRing(keys.entries)
         self._tell = tell
         self._locked = bool(keys.entries)
-        self._stamp: _Stamp = (0, 0, 0)
+        self._stamp = _UNREAD
+        self._looking = asyncio.Lock()
+        self._store: SpendStore | None = None
         self._saving_fails = False
         if keys.warning:
             self._tell("warning", keys.warning)
@@ -67,68 +70,80 @@ class KeyKeeper:
     @asynccontextmanager
     async def running(self, database: Path) -> AsyncIterator[None]:
         """Follow the file, and keep what is spent in `database`."""
-        stop = asyncio.Event()
-        thread = _Thread()
-        store = await self._open(thread, database)
-        tasks = [asyncio.create_task(_again("keys.toml", LOOK_S, self.look, stop))]
-        if store is not None:
-            opened = store
+        stop, thread = asyncio.Event(), _Thread()
 
-            async def save() -> None:
-                await self._save(thread, opened)
+        async def save() -> None:
+            await self._save(thread, database)
 
-            tasks.append(asyncio.create_task(_again("spending", SAVE_S, save, stop)))
+        await save()
+        tasks = [
+            asyncio.create_task(_again("keys.toml", LOOK_S, self.look, stop)),
+            asyncio.create_task(_again("spending", SAVE_S, save, stop)),
+        ]
         try:
             yield
         finally:
             stop.set()
             await asyncio.gather(*tasks)
-            if store is not None:
-                await self._save(thread, store)
-                await thread.run(store.close)
+            await save()
+            if self._store is not None:
+                await thread.run(self._store.close)
             thread.end()
 
-    async def _open(self, thread: "_Thread", database: Path) -> SpendStore | None:
-        def open_and_load() -> tuple[SpendStore, Iterable[Entry]]:
-            store = SpendStore(database)
-            try:
-                return store, store.load(hour_now())
-            except StoreError:
-                store.close()
-                raise
-
+    async def _save(self, thread: "_Thread", database: Path) -> None:
+        """Write what is new, after reading what was kept, which may fail at first."""
         try:
-            store, entries = await thread.run(open_and_load)
+            store = self._store
+            if store is None:
+                store, kept = await thread.run(lambda: _opened(database))
+                self._store = store
+                self.limits.ledger.restore(kept)
+            await self._add(thread, store)
         except StoreError as error:
-            self._tell("error", f"what keys spend is not kept over restarts: {error}")
-            return None
-        self.limits.ledger.restore(entries)
-        return store
-
-    async def _save(self, thread: "_Thread", store: SpendStore) -> None:
-        entries = self.limits.ledger.take_unsaved()
-        if not entries:
-            return
-        try:
-            await thread.run(lambda: store.add(entries))
-        except StoreError as error:
-            self.limits.ledger.put_back(entries)
             if not self._saving_fails:
-                self._tell("error", f"what keys spend cannot be saved: {error}")
+                self._tell("error", f"what keys spend is not kept for now: {error}")
             self._saving_fails = True
         else:
+            if self._saving_fails:
+                self._tell("info", "what keys spend is kept again")
             self._saving_fails = False
 
-    async def look(self) -> None:
-        """Read the file again if it has changed."""
-        stamp = await asyncio.to_thread(_stamp_of, self.keys.path)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
+    async def _add(self, thread: "_Thread", store: SpendStore) -> None:
+        entries = self.limits.ledger.take_unsaved()
         try:
-            self.take(await asyncio.to_thread(read_keys, self.keys.path))
-        except ConfigError as error:
-            self._tell("error", f"not taken, the old keys stay in force: {error}")
+            if entries:
+                await thread.run(lambda: store.add(entries))
+        except StoreError:
+            self.limits.ledger.put_back(entries)
+            raise
+
+    async def follow(self, keys: Keys) -> None:
+        """Take keys that were read with other files, unless these are known better."""
+        if keys.path != self.keys.path:
+            self._stamp = _UNREAD
+            self.take(keys)
+        await self.look()
+
+    async def look(self) -> None:
+        """Read the file again if it has changed; what it says is in force then."""
+        async with self._looking:
+            stamp = await asyncio.to_thread(_stamp_of, self.keys.path)
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp
+            try:
+                self.take(await asyncio.to_thread(read_keys, self.keys.path))
+            except ConfigError as error:
+                self._tell("error", f"not taken, the old keys stay in force: {error}")
+
+
+def _opened(database: Path) -> tuple[SpendStore, list[Entry]]:
+    store = SpendStore(database)
+    try:
+        return store, store.load(hour_now())
+    except StoreError:
+        store.close()
+        raise
 
 
 class _Thread:

@@ -71,7 +71,8 @@ class SpendStore:
             # A crash of the host may cost the last entries, and no more.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.executescript(_SCHEMA)
+            if version < _VERSION:
+                self._connection.executescript(_SCHEMA)
         except BaseException:
             self._connection.close()
             raise

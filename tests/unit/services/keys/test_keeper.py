@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.keys import edit, keeper as keepers
+from services.keys import edit, keeper as keepers, store
 from services.keys.file import Keys, KeySection, read_keys
 from services.keys.keeper import KeyKeeper
 from services.keys.ledger import Spent
@@ -97,6 +97,64 @@ async def test_a_file_that_goes_takes_no_key_along(tmp_path: Path) -> None:
         assert keeper.required(None)
 
 
+async def test_a_folder_or_a_closed_one_in_its_place_opens_no_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.toml"
+    _, shown = edit.add(file, name="alice")
+    async with running(tmp_path) as keeper:
+        file.unlink()
+        file.mkdir()
+        await until(lambda: bool(keeper.told))
+        assert "is gone; its keys stay in force" in keeper.told[0]
+
+        def denied(_: Path) -> bool:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "is_file", denied)
+        (file / "touched").touch()
+        await until(lambda: len(keeper.told) > 1)
+        assert keeper.told[1] == (
+            f"error: not taken, the old keys stay in force: {file}: Permission denied"
+        )
+        assert keeper.opens(shown)
+        assert keeper.required(None)
+
+
+async def test_keys_that_were_read_with_other_files_do_not_undo_newer_ones(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "keys.toml"
+    _, shown = edit.add(file, name="alice")
+    async with running(tmp_path) as keeper:
+        read_before = read_keys(file)
+        edit.revoke(file, "alice")
+        await until(lambda: not keeper.opens(shown))
+        await keeper.follow(read_before)
+        assert not keeper.opens(shown)
+        elsewhere = tmp_path / "elsewhere" / "keys.toml"
+        _, other = edit.add(elsewhere, name="bob")
+        await keeper.follow(read_keys(elsewhere))
+        assert keeper.opens(other)
+        edit.revoke(elsewhere, "bob")
+        await until(lambda: not keeper.opens(other))
+
+
+async def test_of_two_looks_at_once_neither_is_over_before_the_change_is_in_force(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "keys.toml"
+    _, shown = edit.add(file, name="alice")
+    keeper = Keeper(read_keys(file))
+    edit.revoke(file, "alice")
+
+    async def look() -> bool:
+        await keeper.look()
+        return keeper.opens(shown)
+
+    assert not any(await asyncio.gather(look(), look()))
+
+
 async def test_an_emptied_file_opens_no_door(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     _, shown = edit.add(file, name="alice")
@@ -160,11 +218,33 @@ async def test_what_cannot_be_saved_is_kept_until_it_can(tmp_path: Path) -> None
         keeper.limits.end(key, spent(5))
         await asyncio.sleep(0.1)
         assert len(keeper.told) == 1
-        assert "cannot be saved" in keeper.told[0]
+        assert "is not kept for now" in keeper.told[0]
         blocker.execute("ALTER TABLE elsewhere RENAME TO spent")
         blocker.commit()
         blocker.close()
         await until(lambda: sum(e.spent.tokens for e in read_spend(database)) == 9)
+        assert keeper.told[1:] == ["info: what keys spend is kept again"]
+
+
+async def test_what_was_spent_is_known_as_soon_as_it_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_BUSY_S", 0.01)
+    key, _ = edit.add(tmp_path / "keys.toml", name="alice")
+    database = tmp_path / "spend.sqlite"
+    async with running(tmp_path) as keeper:
+        keeper.limits.end(key, spent(4))
+    blocker = sqlite3.connect(database)
+    blocker.execute("BEGIN IMMEDIATE")
+    async with running(tmp_path) as keeper:
+        assert "database is locked" in keeper.told[0]
+        keeper.limits.end(key, spent(5))
+        assert keeper.limits.spent(key, time.time()).tokens == 5
+        blocker.rollback()
+        blocker.close()
+        await until(lambda: keeper.limits.spent(key, time.time()).tokens == 9)
+        await until(lambda: sum(e.spent.tokens for e in read_spend(database)) == 9)
+        assert keeper.told[1:] == ["info: what keys spend is kept again"]
 
 
 async def test_without_a_place_to_keep_it_keys_work_all_the_same(
@@ -173,7 +253,7 @@ async def test_without_a_place_to_keep_it_keys_work_all_the_same(
     (tmp_path / "spend.sqlite").write_text("no database, and long enough " * 9)
     key, shown = edit.add(tmp_path / "keys.toml", name="alice")
     async with running(tmp_path) as keeper:
-        assert "not kept over restarts" in keeper.told[0]
+        assert "is not kept for now" in keeper.told[0]
         keeper.limits.end(key, spent(4))
         assert keeper.opens(shown)
         assert keeper.limits.spent(key, time.time()).tokens == 4
