@@ -93,12 +93,11 @@ class KeyKeeper:
     async def _save(self, thread: "_Thread", database: Path) -> None:
         """Write what is new, after reading what was kept, which may fail at first."""
         try:
-            store = self._store
-            if store is None:
-                store, kept = await thread.run(lambda: _opened(database))
-                self._store = store
+            if self._store is None:
+                opened, kept = await thread.run(lambda: _opened(database))
+                self._store = opened
                 self.limits.ledger.restore(kept)
-            await self._add(thread, store)
+            await self._add(thread, self._store)
         except StoreError as error:
             if not self._saving_fails:
                 self._tell("error", f"what keys spend is not kept for now: {error}")
@@ -119,9 +118,10 @@ class KeyKeeper:
 
     async def follow(self, keys: Keys) -> None:
         """Take keys that were read with other files, unless these are known better."""
-        if keys.path != self.keys.path:
-            self._stamp = _UNREAD
-            self.take(keys)
+        async with self._looking:
+            if keys.path != self.keys.path:
+                self._stamp = _UNREAD
+                self.take(keys)
         await self.look()
 
     async def look(self) -> None:
