@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from typing import Any
 
 import aiohttp
 import orjson
@@ -28,6 +27,7 @@ from services.gateway.ending import (
 )
 from services.gateway.errors import internal_error
 from services.gateway.meter import BodyMeter, StreamMeter, Usage
+from services.gateway.refusal import ELSEWHERE, Refusal
 from services.gateway.relay import UpstreamError
 from services.gateway.replica_search import find_replica
 from services.gateway.sending import finish
@@ -36,7 +36,6 @@ from services.gateway.wording import (
     Untouched,
     Wording,
     read_answer,
-    told_error,
 )
 from services.schema import RequestPhase
 
@@ -45,14 +44,9 @@ log = logging.getLogger(__name__)
 WARNING = "X-Cortex-Warning"
 ATTEMPTS = 4
 """How many neurons may fail one request before it is given up."""
-ELSEWHERE = frozenset({404, 409, 429, 502, 503})
-"""Answers of a neuron after which another replica, or the same one later, may do."""
-TOO_BUSY = 429
-DEADLY = frozenset({"worker_lost", "engine_failed"})
-"""Codes that say: a worker died while it had this request."""
 DEATHS = 2
-"""After so many the request is suspected of it; a few more, and the neuron gives the
-model up."""
+"""After so many workers died while they had it, a request is suspected of it; a few
+more, and the neuron gives the model up."""
 SECOND_LOOK_S = 0.25
 
 
@@ -130,13 +124,13 @@ class Exchange:
                 log.warning("request id=%s: %s: %s", self._entry.id, node, error)
                 failed |= {node}
                 continue
-            deaths += _code_of(refusal[2]) in DEADLY
+            deaths += refusal.deadly
             if deaths == DEATHS:
-                return await self._pass_on(*refusal)
-            if refusal[0] == TOO_BUSY or await self._stays_refused(node):
+                return await self._pass_on(refusal)
+            if refusal.too_busy or await self._stays_refused(node):
                 failed |= {node}
                 if not self._fleet.dispatcher.has_another(self._call.model, failed):
-                    return await self._pass_on(*refusal)
+                    return await self._pass_on(refusal)
         raise unavailable(
             f"'{self._call.model}': {ATTEMPTS} attempts failed; see the gateway's log",
             code="upstream_failed",
@@ -162,7 +156,7 @@ class Exchange:
 
     async def _relay(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
         if upstream.status != 200:
-            return await self._pass_on(*await self._refusal(upstream))
+            return await self._pass_on(await self._refusal(upstream))
         translation = self._call.translation
         if self._call.stream and relay.is_stream(upstream):
             return await self._relay_stream(upstream)
@@ -297,18 +291,16 @@ class Exchange:
 
     # Refusals by the neuron.
 
-    async def _refusal(
-        self, upstream: aiohttp.ClientResponse
-    ) -> tuple[int, dict[str, str], bytes]:
-        body = await relay.error_body(upstream)
+    async def _refusal(self, upstream: aiohttp.ClientResponse) -> Refusal:
+        refusal = await Refusal.read(upstream)
         log.info(
             "request id=%s: %s answered %d: %s",
             self._entry.id,
             self._entry.node,
-            upstream.status,
-            body[:600].decode(errors="replace"),
+            refusal.status,
+            refusal.body[:600].decode(errors="replace"),
         )
-        return upstream.status, relay.response_headers(upstream), body
+        return refusal
 
     async def _stays_refused(self, node: str) -> bool:
         """Whether the node refuses although its model is ready, asked twice.
@@ -325,23 +317,22 @@ class Exchange:
                 return False
         return True
 
-    async def _pass_on(
-        self, status: int, headers: dict[str, str], body: bytes
-    ) -> web.StreamResponse:
+    async def _pass_on(self, refusal: Refusal) -> web.StreamResponse:
         """The neuron's refusal, unchanged where the dialect is its own.
 
         Raises:
             ApiError: what it says, for a dialect to word.
         """
         if self._call.translation is not None:
-            refusal = _refusal_of(status, headers, body)
-            raise self._call.translation.refused(refusal)
-        self.ending.status, self.ending.outcome = status, "refused"
+            raise self._call.translation.refused(refusal.error())
+        self.ending.status, self.ending.outcome = refusal.status, "refused"
         if (response := self._stream.response) is not None:
-            await finish(response, sse.encode(body))
+            await finish(response, sse.encode(refusal.body))
             return response
         return web.Response(
-            status=status, body=body, headers={**headers, **self._headers}
+            status=refusal.status,
+            body=refusal.body,
+            headers={**refusal.headers, **self._headers},
         )
 
     @property
@@ -360,23 +351,3 @@ def warning_header(translation: Translation | None) -> dict[str, str]:
     if translation is None or not translation.warnings:
         return {}
     return {WARNING: plain_value("; ".join(translation.warnings))}
-
-
-def _error_of(body: bytes) -> Any:
-    """The `error` of a neuron's refusal, where it has one."""
-    try:
-        return orjson.loads(body)["error"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
-
-
-def _refusal_of(status: int, headers: dict[str, str], body: bytes) -> ApiError:
-    after = headers.get("Retry-After", "")
-    return told_error(
-        status, _error_of(body), float(after) if after.isdecimal() else None
-    )
-
-
-def _code_of(body: bytes) -> str | None:
-    error = _error_of(body)
-    return str(error["code"]) if isinstance(error, dict) and "code" in error else None
