@@ -36,6 +36,11 @@ class InputReader:
         """What was told so far."""
         return "".join(self._told)
 
+    @property
+    def over(self) -> bool:
+        """Whether all of the text is there; of another form there may be any text."""
+        return self._closed if self._inside else self._unread != ""
+
     def feed(self, arguments: str) -> str:
         """More of the text, which may be none."""
         self._unread += arguments

@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
+import orjson
+
 from services.gateway.dialects.base import Json
-from services.gateway.dialects.responses import thought
 from services.gateway.dialects.responses.custom_input import InputReader
 from services.gateway.dialects.responses.tool_names import ToolName
+from services.gateway.dialects.sealing import sealed
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -116,7 +118,7 @@ class ReasoningItem(OutputItem):
             item["content"] = parts
         if self.sealed:
             over = self.status != "in_progress"
-            item["encrypted_content"] = thought.sealed(self._whole) if over else None
+            item["encrypted_content"] = sealed(self._whole) if over else None
         return item
 
     @property
@@ -179,6 +181,18 @@ class CallItem(OutputItem):
         self._arguments.append(arguments)
         return [self._event("function_call_arguments.delta", delta=arguments)]
 
+    def finish(self, status: Status) -> list[Json]:
+        # The rest of a call that breaks off may follow as text, or as another call.
+        return OutputItem.finish(self, "incomplete" if self._broken() else status)
+
+    def _broken(self) -> bool:
+        """Whether it cannot be read as it is."""
+        try:
+            orjson.loads("".join(self._arguments))
+        except orjson.JSONDecodeError:
+            return True
+        return False
+
     def _finished(self) -> list[Json]:
         arguments = "".join(self._arguments)
         return [
@@ -201,6 +215,9 @@ class CustomCallItem(CallItem):
 
     def more(self, arguments: str) -> list[Json]:
         return self._deltas(self._input.feed(arguments))
+
+    def _broken(self) -> bool:
+        return not self._input.over
 
     def _deltas(self, text: str) -> list[Json]:
         return [self._event("custom_tool_call_input.delta", delta=text)] if text else []

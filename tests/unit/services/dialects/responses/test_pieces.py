@@ -6,11 +6,13 @@ import json
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json
 from services.gateway.dialects.responses.custom_input import InputReader
 from services.gateway.dialects.responses.scores import TextScores
-from services.gateway.dialects.responses.thought import sealed, told, unsealed
+from services.gateway.dialects.responses.thought import told
 from services.gateway.dialects.responses.tool_names import ToolName, ToolNames
+from services.gateway.dialects.sealing import sealed, unsealed
 from tests.unit.services.dialects.responses.chunks import cut_up
 
 
@@ -61,12 +63,19 @@ def test_a_sealed_thought_opens_again(thought: str) -> None:
     assert told(item, "input[0]", []) == thought
 
 
-@pytest.mark.parametrize("token", ["gAAAA", "cortex1:!", "cortex1:/w==", "cortex1:gA"])
-def test_others_tokens_are_left_out_aloud(token: str) -> None:
+def test_others_tokens_are_left_out_aloud() -> None:
     warnings: list[str] = []
-    item = {"type": "reasoning", "summary": [], "encrypted_content": token}
+    item = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
     assert told(item, "input[0]", warnings) == ""
     assert warnings == ["input[0].encrypted_content: not made here, and left out"]
+
+
+@pytest.mark.parametrize("token", ["cortex1:!", "cortex1:/w==", "cortex1:gA"])
+def test_a_damaged_token_is_refused_by_its_place(token: str) -> None:
+    item = {"type": "reasoning", "summary": [], "encrypted_content": token}
+    with pytest.raises(ApiError) as refused:
+        told(item, "input[0]", [])
+    assert refused.value.param == "input[0].encrypted_content"
 
 
 def score(spelling: bytes) -> Json:

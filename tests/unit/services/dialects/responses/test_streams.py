@@ -204,6 +204,29 @@ def test_nothing_said_is_an_empty_message() -> None:
     assert events[-1]["type"] == "response.completed"
 
 
+@pytest.mark.parametrize("name", ["look", "sql"])
+@pytest.mark.parametrize("arguments", ['{"input":"a"', '{"input":"a', ""])
+@pytest.mark.parametrize("reason", ["length", "stop"])
+def test_a_call_that_breaks_off_is_never_complete(
+    name: str, arguments: str, reason: str
+) -> None:
+    begun = {"index": 0, "id": "c", "function": {"name": name, "arguments": ""}}
+    pieces = [{"index": 0, "function": {"arguments": arguments}}]
+    events = told(
+        request(),
+        [
+            chunk({"tool_calls": [begun]}),
+            chunk({"tool_calls": pieces}),
+            chunk({"content": "}"}, finish_reason=reason),
+        ],
+    )
+    call, text = events[-1]["response"]["output"]
+    whole = name == "sql" and arguments.endswith('"')
+    assert call["status"] == ("completed" if whole else "incomplete")
+    assert text["content"][0]["text"] == "}"
+    assert (events[-1]["type"] == "response.incomplete") is (reason == "length")
+
+
 def test_a_break_fails_what_has_begun() -> None:
     writer = request().writer()
     sent = writer.chunk(chunk({"content": "On"})) + writer.fail(LOST)
