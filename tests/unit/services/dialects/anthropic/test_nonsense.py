@@ -22,7 +22,7 @@ WORDS = [
 VALUES = [
     "user", "assistant", "system", "text", "image", "document", "tool_use",
     "tool_result", "thinking", "base64", "enabled", "adaptive", "any", "tool",
-    "json_schema", "stop", "length", "{}", "[", "", "cortex-carried-x",
+    "json_schema", "stop", "length", "{}", "[", "", "cortex1:x",
 ]  # fmt: skip
 values = st.recursive(
     st.sampled_from([*VALUES, None, True, 0, 1, -1, 1.5]),
