@@ -10,7 +10,6 @@ from services.gateway.dialects.base import Json
 from services.gateway.dialects.responses.custom_input import InputReader
 from services.gateway.dialects.responses.tool_names import ToolName
 from services.gateway.dialects.sealing import sealed
-from services.gateway.dialects.sealing import sealed
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
