@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from neuron.models.bundled import bundled_root
+from tests.support.loopback import only_loopback
 from tests.support.processes import Process, running_gateway, temporary_home
 
 MODEL = "tinystories-15m"
@@ -35,6 +36,14 @@ def tell_roles(models: Path, model: str, *, opening: str = "") -> None:
     shutil.copytree(bundled_root() / MODEL, models / model)
     template = _TEMPLATE.replace("{{ opening }}", opening)
     (models / model / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _only_loopback() -> Iterator[None]:
+    """A client that reaches for anything beyond this machine fails its test."""
+    with only_loopback() as refused:
+        yield
+    assert refused == []
 
 
 @pytest.fixture(scope="session")

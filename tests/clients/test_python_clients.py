@@ -1,7 +1,6 @@
 """Clients in Python against a real gateway, neuron and worker.
 
-Each driver in `drivers` asks one client for the same things. None may reach anything
-beyond loopback.
+Each driver in `drivers` asks one client for the same things.
 """
 
 import importlib
@@ -15,7 +14,6 @@ from tests.clients.conftest import ASSISTANT, MODEL, tell_roles
 from tests.clients.drivers.base import QUESTION, Driver
 from tests.clients.gateway_log import GatewayLog
 from tests.support.long_context import LONG_CONTEXT, long_context_model
-from tests.support.loopback import only_loopback
 from tests.support.processes import Process, running_gateway, temporary_home
 
 pytestmark = pytest.mark.clients
@@ -89,13 +87,6 @@ def clients(ask: str | None = None) -> pytest.MarkDecorator:
         if ask is None or ask in each.asks
     ]
     return pytest.mark.parametrize("client", those)
-
-
-@pytest.fixture(autouse=True)
-def _only_loopback() -> Iterator[None]:
-    with only_loopback() as refused:
-        yield
-    assert refused == []
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from neuron.protocol.address import is_loopback
 _SENDS: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 _LOOKS_UP: Final = frozenset({"socket.getaddrinfo", "socket.gethostbyname"})
 _guards: Final[list[list[str]]] = []
-"""What was refused, for each guard that is on."""
+"""What was refused, for each guard that is on; the innermost one is told."""
 
 
 class BeyondLoopbackError(ConnectionError):
@@ -36,7 +36,7 @@ def only_loopback() -> Iterator[list[str]]:
     try:
         yield refused
     finally:
-        _guards.remove(refused)
+        _guards.pop()
 
 
 @cache
@@ -60,8 +60,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     name = host.decode("idna") if isinstance(host, bytes) else host
     if name and not is_loopback(name):
-        for refused in _guards:
-            refused.append(f"{event} {name}")
+        _guards[-1].append(f"{event} {name}")
         raise BeyondLoopbackError(f"{name} is not on this machine")
 
 
