@@ -44,7 +44,8 @@ class Shell:
         """What the agent prints; it has to end well, and in time."""
         work = self.home / "work"
         work.mkdir()
-        return self._run([*self.program, *self.agent.arguments], work)
+        arguments = map(self._filled_in, self.agent.arguments)
+        return self._run([*self.program, *arguments], work)
 
     def _connect(self, name: str) -> None:
         """Do what `cortex-tui connect` writes, or says to type."""
@@ -61,7 +62,7 @@ class Shell:
 
     def _run(self, command: Sequence[str], where: Path) -> str:
         done = subprocess.run(
-            [self._filled_in(word) for word in command],
+            command,
             cwd=where,
             env=self._environ(),
             stdin=subprocess.DEVNULL,
