@@ -17,10 +17,11 @@ from neuron.protocol.version import build_version
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace `path` in one step, so that a reader sees the old or the new text.
+    """Replace `path` in one step, so that a reader sees the old or the new text; whose
+    the file was it stays.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or the file not given to its owner.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -29,11 +30,20 @@ def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        _give_to_owner_of(path, temporary)
         os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _give_to_owner_of(path: Path, copy: str) -> None:
+    """Root may edit the file of a service, which is to read it afterwards, too."""
+    new = os.stat(copy)
+    old = path.stat() if path.exists() else new
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        os.chown(copy, old.st_uid, old.st_gid)
 
 
 class Announcement(Wire):

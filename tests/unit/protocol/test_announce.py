@@ -45,6 +45,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_stays_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old", 0o640)
+    os.chown(path, 1234, 4321)
+    write_atomically(path, "new", 0o640)
+    kept = path.stat()
+    assert (kept.st_uid, kept.st_gid, kept.st_mode & 0o777) == (1234, 4321, 0o640)
+    assert path.read_text() == "new"
+
+
 def test_of_a_running_an_unreaped_and_a_gone_process() -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True
