@@ -1,7 +1,10 @@
 """The one error that crosses HTTP, in the OpenAI envelope."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+_LONGEST_WAIT_S: Final = 120
+"""What takes longer a client should tell: SDKs wait in silence, for days if need be."""
 
 
 @dataclass(slots=True)
@@ -39,11 +42,14 @@ class ApiError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        """`Retry-After` in whole seconds, at least one, where a retry makes sense; and
-        with which scheme to authenticate, where that is what it takes."""
+        """`Retry-After` in whole seconds, at least one, where a retry makes sense, and
+        what keeps SDKs from waiting for too long; and with which scheme to
+        authenticate, where that is what it takes."""
         headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, round(self.retry_after)))
+            if self.retry_after > _LONGEST_WAIT_S:
+                headers["X-Should-Retry"] = "false"
         return headers
 
 

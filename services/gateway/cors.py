@@ -27,8 +27,9 @@ _ALLOW_ORIGIN: Final = "Access-Control-Allow-Origin"
 _ASKED_METHOD: Final = "Access-Control-Request-Method"
 _ASKED_HEADERS: Final = "Access-Control-Request-Headers"
 _METHODS: Final = "GET, HEAD, POST, DELETE"
-_EXPOSED: Final = ", ".join(
-    ("Request-Id", "Retry-After", "X-Cortex-Model", "X-Cortex-Warning", "X-Request-Id")
+_EXPOSED: Final = (
+    "Request-Id, Retry-After, X-Cortex-Model, X-Cortex-Warning, X-Request-Id, "
+    "X-Should-Retry"
 )
 _MAX_AGE_S: Final = "600"
 

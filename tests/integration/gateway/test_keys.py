@@ -19,6 +19,7 @@ from services import schema
 from services.config import CostSection, ModelEntry
 from services.keys import secret
 from services.keys.file import KeySection
+from services.keys.ledger import Spent
 from services.schema import KeyList
 from tests.integration.gateway.gateways import (
     Client,
@@ -392,6 +393,18 @@ async def test_spending_is_in_metrics_and_in_the_list(home: Home) -> None:
         assert first.last_used is not None
         assert (second.revoked, second.last_used) == (True, None)
         assert alice.hash not in str(told)
+
+
+@DIALECTS
+async def test_a_spent_budget_is_not_waited_for(home: Home, path: str) -> None:
+    alice = key("alice", budget_tokens=1, window="52w")
+    async with gateway(home, alice) as (client, _):
+        client.gateway.keys.limits.end(alice, Spent(prompt=1, last_used=time.time()))
+        body, headers = {"model": "m", **ASKS[path]}, bearer("alice")
+        async with client.http.post(path, json=body, headers=headers) as response:
+            assert response.status == 429
+            assert "has spent its budget" in message_of(path, await response.json())
+            assert response.headers["X-Should-Retry"] == "false"
 
 
 @DIALECTS

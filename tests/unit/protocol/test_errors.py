@@ -23,6 +23,11 @@ def test_retry_after_is_whole_seconds_and_at_least_one() -> None:
     assert overloaded("full", 7.6).headers() == {"Retry-After": "8"}
 
 
+def test_what_takes_long_is_not_waited_for() -> None:
+    assert "X-Should-Retry" not in overloaded("full", 120).headers()
+    assert overloaded("full", 121).headers()["X-Should-Retry"] == "false"
+
+
 def test_an_unknown_model_is_told_which_there_are() -> None:
     message = str(model_not_found("x", ["b", "a"]))
     assert message == "model 'x' does not exist; available: a, b"
