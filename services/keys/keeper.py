@@ -3,12 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from neuron.protocol.config_file import ConfigError
+from services.database import DatabaseThread
 from services.keys.file import Keys, read_keys
 from services.keys.ledger import Entry
 from services.keys.limits import Limits
@@ -26,7 +26,6 @@ SAVE_S: Final = 1.0
 Level = Literal["info", "warning", "error"]
 _Stamp = tuple[int, int, int] | None
 _UNREAD: Final[_Stamp] = (0, 0, 0)
-_T = TypeVar("_T")
 
 
 class KeyKeeper:
@@ -70,7 +69,7 @@ class KeyKeeper:
     @asynccontextmanager
     async def running(self, database: Path) -> AsyncIterator[None]:
         """Follow the file, and keep what is spent in `database`."""
-        stop, thread = asyncio.Event(), _Thread()
+        stop, thread = asyncio.Event(), DatabaseThread("spending")
 
         async def save() -> None:
             await self._save(thread, database)
@@ -90,7 +89,7 @@ class KeyKeeper:
                 await thread.run(self._store.close)
             thread.end()
 
-    async def _save(self, thread: "_Thread", database: Path) -> None:
+    async def _save(self, thread: DatabaseThread, database: Path) -> None:
         """Write what is new, after reading what was kept, which may fail at first."""
         try:
             if self._store is None:
@@ -107,7 +106,7 @@ class KeyKeeper:
                 self._tell("info", "what keys spend is kept again")
             self._saving_fails = False
 
-    async def _add(self, thread: "_Thread", store: SpendStore) -> None:
+    async def _add(self, thread: DatabaseThread, store: SpendStore) -> None:
         entries = self.limits.ledger.take_unsaved()
         try:
             if entries:
@@ -144,19 +143,6 @@ def _opened(database: Path) -> tuple[SpendStore, list[Entry]]:
     except StoreError:
         store.close()
         raise
-
-
-class _Thread:
-    """One thread of its own, for what belongs to one."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="spending")
-
-    async def run(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-    def end(self) -> None:
-        self._executor.shutdown(wait=False)
 
 
 async def _again(

@@ -9,13 +9,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from services import database
 from services.keys.ledger import Entry, Spent
 from services.keys.window import MAX_HOURS
 
 SPEND_FILE: Final = "spend.sqlite"
-_BUSY_S: Final = 5.0
 _VERSION: Final = 1
-_SCHEMA: Final = f"""
+_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS spent (
     key TEXT NOT NULL,
     hour INTEGER NOT NULL,
@@ -27,7 +27,6 @@ CREATE TABLE IF NOT EXISTS spent (
     last_used REAL NOT NULL,
     PRIMARY KEY (key, hour)
 ) WITHOUT ROWID;
-PRAGMA user_version = {_VERSION};
 """
 _COLUMNS: Final = "key, hour, requests, prompt, cached, completion, cost, last_used"
 _ADD: Final = f"""
@@ -56,26 +55,9 @@ class SpendStore:
         """
         self._path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            self._connection = sqlite3.connect(path, timeout=_BUSY_S)
-            self._prepare()
+            self._connection = database.opened(path, _SCHEMA, _VERSION)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{path}: {error}") from error
-
-    def _prepare(self) -> None:
-        try:
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                raise StoreError(f"{self._path}: written by a newer version")
-            # A crash of the host may cost the last entries, and no more.
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            if version < _VERSION:
-                self._connection.executescript(_SCHEMA)
-        except BaseException:
-            self._connection.close()
-            raise
 
     def load(self, now_hour: int) -> list[Entry]:
         """What was spent in the last year; what is older is dropped.
@@ -123,7 +105,8 @@ def read_spend(path: Path) -> list[Entry]:
         return []
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=database.BUSY_S)
+        with closing(connection):
             return _entries(connection)
     except sqlite3.Error as error:
         raise StoreError(f"{path}: {error}") from error

@@ -6,12 +6,12 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from neuron.protocol.errors import unavailable
 from services.config import ResponsesSection
+from services.database import DatabaseThread
 from services.responses.table import Json, ResponsesTable, Stored, TooLargeError
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class ResponsesStore:
     def __init__(self, path: Path, section: ResponsesSection) -> None:
         self._path = path
         self._section = section
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
+        self._thread = DatabaseThread("responses")
         self._forgetting: asyncio.Task[None] | None = None
         self._table: ResponsesTable
 
@@ -44,7 +44,7 @@ class ResponsesStore:
         try:
             self._table = await self._in_thread(self._open)
         except (OSError, sqlite3.Error) as error:
-            self._thread.shutdown(wait=False)
+            self._thread.end()
             raise OSError(f"{self._path}: {error}") from error
         self._forgetting = asyncio.create_task(self._forget_regularly())
         return self
@@ -54,7 +54,7 @@ class ResponsesStore:
             self._forgetting.cancel()
             await asyncio.gather(self._forgetting, return_exceptions=True)
         await self._in_thread(self._table.close)
-        self._thread.shutdown(wait=False)
+        self._thread.end()
 
     def _open(self) -> ResponsesTable:
         return ResponsesTable(
@@ -107,7 +107,7 @@ class ResponsesStore:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         async with asyncio.timeout(_DEADLINE_S):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await self._thread.run(work)
 
     async def _forget_regularly(self) -> None:
         while True:

@@ -3,7 +3,6 @@
 Blocking, and its connection belongs to one thread.
 """
 
-import sqlite3
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from typing import Any, Final
 
 import orjson
 
+from services import database
+
 Json = dict[str, Any]
 
 LARGEST: Final = 64 * 1024 * 1024
 """Of a response or of what led to it, as JSON: it is all in memory when it is read."""
-_BUSY_S: Final = 5.0
 _VERSION: Final = 1
-_SCHEMA: Final = f"""
+_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
@@ -32,7 +32,6 @@ CREATE TABLE IF NOT EXISTS outputs (
     response TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS of_response ON outputs (response);
-PRAGMA user_version = {_VERSION};
 """
 
 
@@ -63,26 +62,9 @@ class ResponsesTable:
         """
         self._max_age_s = max_age_s
         self._max_bytes = max_bytes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        self._connection = sqlite3.connect(path, timeout=_BUSY_S)
-        try:
-            self._prepare(path)
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def _prepare(self, path: Path) -> None:
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > _VERSION:
-            raise sqlite3.DatabaseError(f"{path}: written by a newer version")
-        # A crash of the host may cost the last ones, and no more.
-        for pragma in (
-            "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON",
-            "secure_delete = ON",
-        ):  # fmt: skip
-            self._connection.execute(f"PRAGMA {pragma}")
-        self._connection.executescript(_SCHEMA)
+        self._connection = database.opened(
+            path, _SCHEMA, _VERSION, "foreign_keys = ON", "secure_delete = ON"
+        )
 
     def put(self, owner: str, stored: Stored, now: float) -> None:
         """Add it, and forget what is old or has no more room.

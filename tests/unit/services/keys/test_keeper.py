@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.keys import edit, keeper as keepers, store
+from services.keys import edit, keeper as keepers
 from services.keys.file import Keys, KeySection, read_keys
 from services.keys.keeper import KeyKeeper
 from services.keys.ledger import Spent
@@ -230,7 +230,7 @@ async def test_what_cannot_be_saved_is_kept_until_it_can(tmp_path: Path) -> None
 async def test_what_was_spent_is_known_as_soon_as_it_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_BUSY_S", 0.01)
+    monkeypatch.setattr("services.database.BUSY_S", 0.01)
     key, _ = edit.add(tmp_path / "keys.toml", name="alice")
     database = tmp_path / "spend.sqlite"
     async with running(tmp_path) as keeper:
