@@ -31,12 +31,21 @@ from services.responses.store import RESPONSES_FILE, ResponsesStore
 from services.responses.table import Stored
 
 ROUTE = "/v1/responses"
+_ABSENT = {
+    "compact": "nothing is compacted here; send what is to be left of the conversation",
+    "{id}/cancel": "a response ends when its client closes the connection",
+}
+"""Of OpenAI's API, and not here: what a client is told instead."""
 
 
 def routes() -> list[web.RouteDef]:
     return [
         web.post(ROUTE, create),
         web.post(f"{ROUTE}/input_tokens", count_tokens),
+        *(
+            web.post(f"{ROUTE}/{path}", partial(absent, why))
+            for path, why in _ABSENT.items()
+        ),
         web.get(f"{ROUTE}/{{id}}", retrieve),
         web.delete(f"{ROUTE}/{{id}}", delete),
         web.get(f"{ROUTE}/{{id}}/input_items", input_items),
@@ -73,6 +82,14 @@ async def count_tokens(request: web.Request) -> web.StreamResponse:
         return await work_on(request, partial(count, memory=memory))
 
     return await inference.serve(request, translated)
+
+
+async def absent(why: str, request: web.Request) -> web.Response:
+    """
+    Raises:
+        ApiError: 404, always.
+    """
+    raise ApiError(404, f"there is no {request.path}: {why}", code="not_found")
 
 
 async def retrieve(request: web.Request) -> web.Response:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
@@ -101,3 +102,14 @@ async def test_an_error_in_the_neurons_stream_fails_the_response(home: Home) -> 
         *_, last = await streamed(client)
     assert last["type"] == "response.failed"
     assert last["response"]["error"]["message"] == "the worker went away"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("compact", "compacted"), ("resp_1/cancel", "closes")]
+)
+async def test_what_is_absent_is_told(home: Home, path: str, words: str) -> None:
+    async with gateway_before(home, {}) as client:
+        async with client.http.post(f"/v1/responses/{path}", json={}) as response:
+            assert response.status == 404
+            told = await response.json()
+    assert words in told["error"]["message"]

@@ -17,6 +17,7 @@ from services.gateway.dialects.fields import (
 )
 from services.gateway.dialects.responses import thought
 from services.gateway.dialects.responses.content import content_of
+from services.gateway.dialects.responses.idle import ITEM, PART, idle
 from services.gateway.dialects.responses.tool_names import ToolNames
 from services.gateway.dialects.responses.tools import called_with
 
@@ -84,6 +85,8 @@ class Conversation:
     places: list[dict[str, str]] = field(default_factory=list)
     """Where each message and its parts stand in the client's request."""
     warnings: list[str] = field(default_factory=list)
+    idle: set[str] = field(default_factory=set)
+    """Fields of items and of their parts that have no effect here."""
     _messages: list[Json] = field(default_factory=list)
     """Their thoughts still in pieces."""
     _turn: Json | None = None
@@ -107,6 +110,7 @@ class Conversation:
         Raises:
             ApiError: 400, it is malformed, or of a kind that is not known here.
         """
+        self.idle |= idle(item, ITEM)
         match kind_of(item, place):
             case "message":
                 self._add_message(item, place)
@@ -125,7 +129,7 @@ class Conversation:
                 message = {
                     "role": "tool",
                     "tool_call_id": required(item, "call_id", str, place),
-                    "content": content_of(item, "output", place),
+                    "content": self._content(item, "output", place),
                 }
                 self._append(message, {"": place, "content": f"{place}.output"})
             case kind:
@@ -135,13 +139,20 @@ class Conversation:
         role = required(item, "role", str, place)
         if role not in _ROLES:
             raise refused(f"{place}.role", f"should be one of {', '.join(_ROLES)}")
-        content = content_of(item, "content", place)
+        content = self._content(item, "content", place)
         places = {"content": f"{place}.content"}
         if role == "assistant":
             self._assistant(place, "content", "tool_calls")["content"] = content
             self.places[-1] |= places
         else:
             self._append({"role": role, "content": content}, {"": place, **places})
+
+    def _content(self, item: Json, name: str, place: str) -> str | list[Json]:
+        content = content_of(item, name, place)
+        if isinstance(parts := item[name], list):
+            for part in parts:
+                self.idle |= {f"{name}.{each}" for each in idle(part, PART)}
+        return content
 
     def _add_call(self, item: Json, place: str, arguments: str) -> None:
         name = required(item, "name", str, place)

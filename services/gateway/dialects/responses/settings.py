@@ -11,6 +11,7 @@ from services.gateway.dialects.fields import (
     required,
     unsupported,
 )
+from services.gateway.dialects.responses.idle import REASONING, TEXT, idle, told
 
 LOGPROBS: Final = "message.output_text.logprobs"
 SEALED_THOUGHT: Final = "reasoning.encrypted_content"
@@ -164,6 +165,7 @@ def _effort(body: Json, warnings: list[str]) -> str | None:
     for name, values in neutral.items():
         if reasoning.get(name) not in values:
             warnings.append(no_effect(f"reasoning.{name}"))
+    warnings += told("reasoning", idle(reasoning, REASONING))
     return effort
 
 
@@ -171,6 +173,7 @@ def _response_format(body: Json, warnings: list[str]) -> Json | None:
     text = optional(body, "text", dict, "") or {}
     if optional(text, "verbosity", str, "text") not in (None, "medium"):
         warnings.append(no_effect("text.verbosity"))
+    warnings += told("text", idle(text, TEXT))
     format_ = optional(text, "format", dict, "text")
     if format_ is None:
         return None

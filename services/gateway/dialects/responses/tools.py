@@ -16,6 +16,7 @@ from services.gateway.dialects.fields import (
     required,
     unsupported,
 )
+from services.gateway.dialects.responses.idle import TOOL, idle
 from services.gateway.dialects.responses.lark import NotRegularError, as_regex
 from services.gateway.dialects.responses.tool_names import ToolName, ToolNames
 
@@ -23,7 +24,6 @@ INPUT = "input"
 """The one argument of a function that stands for a custom tool."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_HERE = "is one of OpenAI's own tools, which are not here"
-_IDLE = ("allowed_callers", "async", "defer_loading", "output_schema")
 _CALLABLE = ("function", "custom")
 
 
@@ -59,9 +59,6 @@ class Toolset:
             if not tools.functions:
                 raise unsupported(f"{place}.type", f"'{kind}' {_NOT_HERE}")
             tools.warnings.append(f"{place}: '{kind}' {_NOT_HERE}")
-        tools.warnings += [
-            f"tools: {name} has no effect here" for name in sorted(tools.idle)
-        ]
         return tools
 
     def _add(self, tool: Json, place: str) -> None:
@@ -77,6 +74,7 @@ class Toolset:
         namespace = required(tool, "name", str, place)
         # Told once, with its first tool: the neuron's form has no other place for it.
         about = optional(tool, "description", str, place) or ""
+        self.idle |= idle(tool, TOOL)
         for inner_place, inner in objects(tool, "tools", place):
             kind = required(inner, "type", str, inner_place)
             if kind not in _CALLABLE:
@@ -94,7 +92,7 @@ class Toolset:
                 f"{place}.name",
                 "should be 1 to 128 letters, digits, dashes, underscores",
             )
-        self.idle |= {each for each in _IDLE if tool.get(each)}
+        self.idle |= idle(tool, TOOL)
         function = self.names.add(ToolName(name, namespace, custom))
         if function is None:
             raise refused(f"{place}.name", f"there is another tool '{name}'")

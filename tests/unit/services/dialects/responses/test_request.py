@@ -9,6 +9,7 @@ from services.gateway.dialects.base import MALFORMED, Json
 from services.gateway.dialects.responses.request import Memory, count, needs, translate
 
 HI = {"role": "user", "content": "Hi"}
+TEXT = {"type": "input_text", "text": "Hi"}
 LOOK: Json = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 SEARCH = {"type": "web_search"}
 
@@ -315,7 +316,32 @@ def test_what_is_wrong_is_named(fields: Json, param: str) -> None:
         ({"client_metadata": {}}, "client_metadata"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
         ({"store": True}, "store"),
-        ({"tools": [LOOK | {"defer_loading": True}]}, "tools"),
+        ({"reasoning": {"pace": "slow"}}, "reasoning.pace"),
+        ({"text": {"voice": "alto"}}, "text.voice"),
+        ({"tools": [LOOK | {"defer_loading": True}]}, "tools.defer_loading"),
+        ({"tools": [LOOK | {"input_examples": [{}]}]}, "tools.input_examples"),
+        ({"input": [HI | {"phase": "commentary"}, HI | {"phase": "x"}]}, "input.phase"),
+        (
+            {
+                "input": [
+                    HI | {"content": [TEXT | {"prompt_cache_breakpoint": {"a": 1}}]}
+                ]
+            },
+            "input.content.prompt_cache_breakpoint",
+        ),
+        (
+            {
+                "input": [
+                    HI,
+                    {
+                        "type": "function_call_output",
+                        "call_id": "c",
+                        "output": [TEXT | {"x": 1}],
+                    },
+                ]
+            },
+            "input.output.x",
+        ),
     ],
 )
 def test_what_has_no_effect_is_told(fields: Json, warned: str) -> None:
