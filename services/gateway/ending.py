@@ -29,6 +29,19 @@ class Ending:
     """`done`, `client_gone`, or the code of the error."""
     usage: Usage | None = None
 
+    def tell(self, status: int, outcome: str) -> None:
+        self.status, self.outcome = status, outcome
+
+    def done(self, usage: Usage | None) -> None:
+        """The answer is complete."""
+        self.usage = usage
+        self.tell(200, "done")
+
+    def client_gone(self) -> None:
+        """So it is, but for who left an answer that was complete."""
+        if self.outcome != "done":
+            self.tell(CLIENT_CLOSED, "client_gone")
+
     @property
     def failed(self) -> bool:
         return self.status >= 500

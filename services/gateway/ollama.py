@@ -13,6 +13,7 @@ from neuron.protocol.errors import ApiError, shutting_down
 from neuron.protocol.headers import MODEL
 from neuron.protocol.types import ModelState
 from services.fleet import views
+from services.gateway.answer import warning_header
 from services.gateway.client_request import (
     client_name,
     named_model,
@@ -31,7 +32,6 @@ from services.gateway.dialects.ollama.lines import (
 )
 from services.gateway.dialects.ollama.models import listed, running, shown
 from services.gateway.dialects.ollama.request import translate_chat, translate_generate
-from services.gateway.exchange import warning_header
 from services.gateway.identity import concrete, key_of
 from services.gateway.inference import refusals_told, serve
 from services.gateway.replica_search import find_replica

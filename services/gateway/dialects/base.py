@@ -26,8 +26,8 @@ def streamed() -> Json:
 class StreamWriter(Protocol):
     """Words one streamed answer.
 
-    Each method returns the bytes to send now, which may be none. After `fail`, or an
-    `end` that did not raise, nothing more is asked of it.
+    Each method returns the bytes to send now, which may be none. After `fail` nothing
+    more is asked of it; after `end` at most that, and what `end` said is not sent then.
     """
 
     def comment(self, text: str) -> bytes:
