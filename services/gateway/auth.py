@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 
 from neuron.protocol import routes
 from neuron.protocol.errors import ApiError
+from neuron.protocol.headers import plain_value
 from services import schema
 from services.gateway.client_request import request_id
 from services.gateway.context import GATEWAY, Gateway
@@ -58,7 +59,9 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
             _check(gateway, request, found)
         except ApiError as error:
             gateway.metrics.keys.unauthorized(error.code)
-            log.info("request id=%s refused: %s", request_id(request), error)
+            # A path may have line breaks.
+            why = plain_value(str(error))
+            log.info("request id=%s refused: %s", request_id(request), why)
             raise
     return await handler(request)
 

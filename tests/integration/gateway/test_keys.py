@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from multidict import CIMultiDict
+from yarl import URL
 
 from neuron.protocol.headers import CALLER, PRIORITY
 from neuron.protocol.types import ModelState
@@ -444,6 +445,18 @@ async def test_the_key_does_not_travel_and_is_not_logged(
         assert shown("alice") not in str(received)
     assert "key=Alice" in caplog.text
     assert "a" * 48 not in caplog.text
+
+
+async def test_a_path_forges_no_line_of_the_log(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with gateway(home, key("alice", scope="read-only")) as (client, _):
+        path = URL("/v1/x%0A2026-01-01%20forged", encoded=True)
+        async with client.http.get(path, headers=bearer("alice")) as response:
+            assert response.status == 403
+    (refused,) = [r for r in caplog.messages if "forged" in r]
+    assert "\n" not in refused
 
 
 async def test_without_a_key_a_client_has_no_class_of_its_own_choice(
