@@ -108,8 +108,10 @@ async def test_an_error_in_the_neurons_stream_fails_the_response(home: Home) -> 
     ("path", "words"), [("compact", "compacted"), ("resp_1/cancel", "closes")]
 )
 async def test_what_is_absent_is_told(home: Home, path: str, words: str) -> None:
-    async with gateway_before(home, {}) as client:
-        async with client.http.post(f"/v1/responses/{path}", json={}) as response:
-            assert response.status == 404
-            told = await response.json()
+    async with (
+        gateway_before(home, {}) as client,
+        client.http.post(f"/v1/responses/{path}", json={}) as response,
+    ):
+        assert response.status == 404
+        told = await response.json()
     assert words in told["error"]["message"]
