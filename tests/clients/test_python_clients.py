@@ -13,9 +13,20 @@ import pytest_asyncio
 from tests.clients.conftest import ASSISTANT, MODEL, tell_roles
 from tests.clients.drivers.base import QUESTION, Driver
 from tests.clients.gateway_log import GatewayLog
+from tests.support import python_clients
 from tests.support.long_context import LONG_CONTEXT, long_context_model
 from tests.support.processes import Process, running_gateway, temporary_home
 
+NEEDS = {
+    "instructor": ("instructor", "anthropic"),
+    "langchain": ("langchain_openai", "langchain_anthropic"),
+    "litellm": ("litellm",),
+    "llm": ("llm",),
+    "openai_agents": ("agents",),
+    "pydantic_ai": ("pydantic_ai", "anthropic"),
+    "smolagents": ("smolagents",),
+}
+"""Drivers → the packages that they import."""
 pytestmark = pytest.mark.clients
 
 
@@ -33,7 +44,14 @@ class Client:
     def __str__(self) -> str:
         return f"{self.module}-{self.driver}"
 
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        reason = python_clients.missing(*NEEDS[self.module])
+        missing = pytest.mark.skipif(reason is not None, reason=str(reason))
+        return [missing, *map(pytest.mark.filterwarnings, self.ignore)]
+
     def make(self, url: str, model: str) -> Driver:
+        python_clients.require(*NEEDS[self.module])
         module = importlib.import_module(f"tests.clients.drivers.{self.module}")
         driver: Driver = getattr(module, self.driver)(url, model)
         return driver
@@ -78,11 +96,7 @@ CLIENTS = [
 def clients(ask: str | None = None) -> pytest.MarkDecorator:
     """Those that are asked for this, or all."""
     those = [
-        pytest.param(
-            each,
-            marks=[pytest.mark.filterwarnings(ignored) for ignored in each.ignore],
-            id=str(each),
-        )
+        pytest.param(each, marks=each.marks, id=str(each))
         for each in CLIENTS
         if ask is None or ask in each.asks
     ]

@@ -30,14 +30,20 @@ _QUIET: Final = {
 }
 
 
+def missing(*packages: str) -> str | None:
+    """The first one that cannot be imported, and how to install it."""
+    for package in packages:
+        if find_spec(package) is None:
+            return f"{package} is not installed: {_APART.get(package, INSTALL)}"
+    return None
+
+
 def require(*packages: str) -> None:
     """Skip the module or the test that calls this unless all can be imported.
 
     What they look for in the environment when imported then says that they report
     nothing to anybody.
     """
-    for package in packages:
-        if find_spec(package) is None:
-            how = _APART.get(package, INSTALL)
-            pytest.skip(f"{package} is not installed: {how}", allow_module_level=True)
+    if reason := missing(*packages):
+        pytest.skip(reason, allow_module_level=True)
     os.environ.update(_QUIET)

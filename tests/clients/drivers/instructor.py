@@ -2,7 +2,10 @@
 
 from typing import Any, ClassVar
 
+import anthropic
+import instructor
 import openai
+from instructor.core.exceptions import InstructorRetryException
 from pydantic import BaseModel
 
 from tests.clients.drivers.base import (
@@ -12,13 +15,6 @@ from tests.clients.drivers.base import (
     Driver,
     Mood,
 )
-from tests.support import python_clients
-
-python_clients.require("instructor", "anthropic")
-
-import anthropic  # noqa: E402
-import instructor  # noqa: E402
-from instructor.core.exceptions import InstructorRetryException  # noqa: E402
 
 
 class Story(BaseModel):
@@ -33,6 +29,8 @@ class _Instructor(Driver):
     refused = InstructorRetryException
     unknown = InstructorRetryException
     streams_usage = False
+    mode: ClassVar[Any]
+    """How it asks for the object."""
 
     def __init__(self, url: str, model: str) -> None:
         super().__init__(url, model)
@@ -44,8 +42,6 @@ class _Instructor(Driver):
             base_url=f"{self.url}/v1", api_key="x", max_retries=0
         )
         return client, instructor.from_openai(client, mode=self.mode)
-
-    mode: ClassVar[Any]
 
     async def close(self) -> None:
         await self._client.close()

@@ -6,6 +6,11 @@ next.
 
 from typing import Any
 
+from langchain_anthropic import ChatAnthropic
+from langchain_core import exceptions
+from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_openai import ChatOpenAI
+
 from tests.clients.drivers.base import (
     ENDLESS,
     LIMIT,
@@ -17,14 +22,6 @@ from tests.clients.drivers.base import (
     Tale,
     tale,
 )
-from tests.support import python_clients
-
-python_clients.require("langchain_openai", "langchain_anthropic")
-
-from langchain_anthropic import ChatAnthropic  # noqa: E402
-from langchain_core import exceptions  # noqa: E402
-from langchain_core.messages import HumanMessage, ToolMessage  # noqa: E402
-from langchain_openai import ChatOpenAI  # noqa: E402
 
 
 class _LangChain(Driver):

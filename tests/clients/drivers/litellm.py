@@ -1,8 +1,10 @@
 """LiteLLM as a client, under the prefix of each provider that a gateway can be."""
 
 import json
+import os
 from typing import Any, ClassVar
 
+import litellm
 import openai
 
 from tests.clients.drivers.base import (
@@ -16,11 +18,6 @@ from tests.clients.drivers.base import (
     Mood,
     tale,
 )
-from tests.support import python_clients
-
-python_clients.require("litellm")
-
-import litellm  # noqa: E402
 
 litellm.suppress_debug_info = True  # What it prints beside what it raises.
 
@@ -124,6 +121,14 @@ class Ollama(_LiteLlm):
     route = "/api/chat"
     prefix = "ollama_chat"
     base = ""
+
+    def __init__(self, url: str, model: str) -> None:
+        super().__init__(url, model)
+        # Where it asks for what a model can, whatever the request says.
+        os.environ["OLLAMA_API_BASE"] = url
+
+    async def close(self) -> None:
+        del os.environ["OLLAMA_API_BASE"]
 
 
 def _user(text: str) -> dict[str, str]:

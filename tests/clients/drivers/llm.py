@@ -18,9 +18,6 @@ from tests.clients.drivers.base import (
     Driver,
     Mood,
 )
-from tests.support import python_clients
-
-python_clients.require("llm")
 
 _DEADLINE_S = 30
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any, ClassVar
 
+import agents
 import openai
 
 from tests.clients.drivers.base import (
@@ -15,11 +16,6 @@ from tests.clients.drivers.base import (
     Mood,
     tale,
 )
-from tests.support import python_clients
-
-python_clients.require("agents")
-
-import agents  # noqa: E402
 
 
 class _Agents(Driver):

@@ -2,7 +2,25 @@
 
 from typing import Any, ClassVar
 
+import anthropic
 import openai
+from pydantic_ai import (
+    Agent,
+    ModelRequest,
+    ToolDefinition,
+    ToolReturnPart,
+    UserPromptPart,
+    direct,
+    exceptions,
+)
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models.anthropic import AnthropicModel
+from pydantic_ai.models.openai import (
+    OpenAIChatModel,
+    OpenAIResponsesModel,
+)
+from pydantic_ai.providers.anthropic import AnthropicProvider
+from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.clients.drivers.base import (
     ENDLESS,
@@ -15,28 +33,6 @@ from tests.clients.drivers.base import (
     Mood,
     tale,
 )
-from tests.support import python_clients
-
-python_clients.require("pydantic_ai", "anthropic")
-
-import anthropic  # noqa: E402
-from pydantic_ai import (  # noqa: E402
-    Agent,
-    ModelRequest,
-    ToolDefinition,
-    ToolReturnPart,
-    UserPromptPart,
-    direct,
-    exceptions,
-)
-from pydantic_ai.models import ModelRequestParameters  # noqa: E402
-from pydantic_ai.models.anthropic import AnthropicModel  # noqa: E402
-from pydantic_ai.models.openai import (  # noqa: E402
-    OpenAIChatModel,
-    OpenAIResponsesModel,
-)
-from pydantic_ai.providers.anthropic import AnthropicProvider  # noqa: E402
-from pydantic_ai.providers.openai import OpenAIProvider  # noqa: E402
 
 _TOOLS = ModelRequestParameters(
     function_tools=[

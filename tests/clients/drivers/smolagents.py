@@ -3,6 +3,15 @@
 from typing import Any
 
 import openai
+from smolagents import (
+    ChatMessage,
+    LogLevel,
+    MessageRole,
+    OpenAIModel,
+    ToolCallingAgent,
+    agglomerate_stream_deltas,
+    tool,
+)
 
 from tests.clients.drivers.base import (
     ENDLESS,
@@ -13,19 +22,6 @@ from tests.clients.drivers.base import (
     Driver,
     Mood,
     tale,
-)
-from tests.support import python_clients
-
-python_clients.require("smolagents")
-
-from smolagents import (  # noqa: E402
-    ChatMessage,
-    LogLevel,
-    MessageRole,
-    OpenAIModel,
-    ToolCallingAgent,
-    agglomerate_stream_deltas,
-    tool,
 )
 
 
