@@ -59,9 +59,10 @@ def resolved(
     """The items with their places, those in place of references that these mean.
 
     Raises:
-        ApiError: 400, one is referred to that is not known.
+        ApiError: 400, one is referred to that is not known, or twice: a small request
+            could mean a conversation of any size.
     """
-    found = []
+    found, met = [], set()
     for index, item in enumerate(items):
         place = f"input[{index}]"
         if kind_of(item, place) == "item_reference":
@@ -72,6 +73,9 @@ def resolved(
                     f"no item '{id_}' is stored here; send the item itself",
                     code="item_not_found",
                 )
+            if id_ in met:
+                raise refused(f"{place}.id", f"the item '{id_}' is there already")
+            met.add(id_)
             item = known[id_]
         found.append((place, item))
     return found

@@ -21,11 +21,15 @@ _PREFIXES = {
 
 
 def kept(items: Sequence[Json], unique: str) -> list[Json]:
-    """The items with an id each, those that have one with their own."""
-    return [
-        item if isinstance(item.get("id"), str) else _with_id(item, f"{unique}{i:04x}")
-        for i, item in enumerate(items)
-    ]
+    """The items with an id each: their own, where no other before has it."""
+    found, met = [], set()
+    for index, item in enumerate(items):
+        id_ = item.get("id")
+        if not isinstance(id_, str) or id_ in met:
+            item = _with_id(item, f"{unique}{index:04x}")
+        met.add(item["id"])
+        found.append(item)
+    return found
 
 
 def _with_id(item: Json, unique: str) -> Json:

@@ -381,6 +381,15 @@ def test_a_stored_conversation_goes_on() -> None:
     assert translate(body(store=False), memory).keep is None
 
 
+def test_no_item_is_referred_to_twice() -> None:
+    reference = {"type": "item_reference", "id": "msg_1"}
+    with pytest.raises(ApiError) as caught:
+        translate(
+            body(input=[reference, HI, reference]), Memory(keep, [], {"msg_1": HI})
+        )
+    assert (caught.value.status, caught.value.param) == (400, "input[2].id")
+
+
 def test_a_response_that_is_not_stored() -> None:
     with pytest.raises(ApiError) as caught:
         translate(body(previous_response_id="resp_1"), Memory(keep))
