@@ -1,7 +1,6 @@
 """What every handler of the gateway's application shares."""
 
 import asyncio
-import logging
 import os
 from dataclasses import dataclass, field
 from typing import Self
@@ -15,8 +14,6 @@ from services.gateway.metrics import Metrics
 from services.keys.keeper import KeyKeeper, Level
 from services.responses.store import ResponsesStore
 from services.schema import FleetSnapshot, GatewayView
-
-log = logging.getLogger(__name__)
 
 VERSION = build_version()
 """Asked for at import, because the answer comes from the disk."""
@@ -45,7 +42,6 @@ class Gateway:
         fleet.operations.on_ended = metrics.operation_ended
 
         def tell(level: Level, text: str) -> None:
-            log.log(logging.getLevelNamesMapping()[level.upper()], "%s", text)
             fleet.state.events.add(level, "keys", text)
 
         return cls(fleet, metrics, KeyKeeper(fleet.settings.keys, tell))

@@ -136,6 +136,7 @@ async def test_a_reload_reads_keys_too_and_refuses_broken_ones(home: Home) -> No
             assert await status(gateway, shown) == 200
             log = gateway.log_text()
     assert shown not in log
+    assert log.count("was read again; good keys: 1") == 1
     assert re.search(r"request id=\S+ refused: this gateway needs a key", log)
 
 
