@@ -1,22 +1,18 @@
-"""Edits of keys.toml that leave its comments, order and spacing alone. Blocking."""
+"""Edits of keys.toml: keys made, revoked, and their secrets replaced. Blocking."""
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import tomlkit
 from pydantic import ValidationError
-from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import AoT, Table
+from tomlkit.items import Table
 
-from neuron.protocol.announce import write_atomically
 from neuron.protocol.config_file import ConfigError
+from services import toml_file
 from services.keys import secret
-from services.keys.file import MODE, KeySection, read_keys
+from services.keys.file import KeySection, read_keys
 
 _NOT_OTHERS: Final = 0o770
 _HEAD: Final = """\
@@ -48,11 +44,8 @@ def add(path: Path, **fields: Any) -> tuple[KeySection, str]:
         for other in read_keys(path).entries:
             if other.name == key.name and not other.revoked:
                 raise KeyNameError(f"there is a key '{key.name}' already")
-        entry = tomlkit.table()
-        for field in KeySection.model_fields:
-            if field in values:
-                entry[field] = values[field]
-        _tables(document, path).append(entry)
+        ordered = {n: values[n] for n in KeySection.model_fields if n in values}
+        toml_file.add_table(document, "keys", ordered)
     return key, shown
 
 
@@ -65,7 +58,7 @@ def revoke(path: Path, who: str) -> KeySection:
     """
     with _editing(path) as document:
         key = find(read_keys(path).entries, who)
-        table = _table_of(document, path, key)
+        table = _table_of(document, key)
         table["revoked"] = True
         _forget_previous(table)
     return key
@@ -81,7 +74,7 @@ def rotate(path: Path, who: str, old_until: datetime | None) -> tuple[KeySection
     with _editing(path) as document:
         key = find(read_keys(path).entries, who)
         shown = secret.new_secret(key.id)
-        table = _table_of(document, path, key)
+        table = _table_of(document, key)
         _forget_previous(table)
         if old_until is not None:
             table["previous_hash"] = key.hash
@@ -117,44 +110,13 @@ def _valid(values: dict[str, Any]) -> KeySection:
         raise ConfigError(f"{field}: {reason}") from error
 
 
-@contextmanager
-def _editing(path: Path) -> Iterator[tomlkit.TOMLDocument]:
-    """The file as it is, written back on the way out; one editor at a time."""
-    target = path.resolve()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(target.parent):
-            text = target.read_text(encoding="utf-8") if target.exists() else _HEAD
-            document = tomlkit.parse(text)
-            yield document
-            mode = target.stat().st_mode & _NOT_OTHERS if target.exists() else MODE
-            write_atomically(target, tomlkit.dumps(document), mode)
-    except (OSError, UnicodeDecodeError, TOMLKitError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+def _editing(path: Path) -> AbstractContextManager[tomlkit.TOMLDocument]:
+    return toml_file.editing(path, head=_HEAD, most=_NOT_OTHERS)
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _tables(document: tomlkit.TOMLDocument, path: Path) -> AoT:
-    tables = document.get("keys")
-    if tables is None:
-        document["keys"] = tables = tomlkit.aot()
-    if not isinstance(tables, AoT):
-        raise ConfigError(f"{path}: `keys` should be written as [[keys]] tables")
-    return tables
-
-
-def _table_of(document: tomlkit.TOMLDocument, path: Path, key: KeySection) -> Table:
-    tables: list[Table] = [t for t in _tables(document, path) if t.get("id") == key.id]
-    return tables[0]
+def _table_of(document: tomlkit.TOMLDocument, key: KeySection) -> Table:
+    tables = toml_file.tables(document, "keys")
+    return next(table for table in tables if table.get("id") == key.id)
 
 
 def _forget_previous(table: Table) -> None:

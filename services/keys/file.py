@@ -17,7 +17,6 @@ from neuron.protocol.headers import MAX_PRIORITY
 from services.keys import window
 
 KEYS_TOML: Final = "keys.toml"
-MODE: Final = 0o600
 _OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 _ID: Final = re.compile(r"[a-z0-9]{4,32}")
 _HASH_LENGTH: Final = len("sha256:") + 64

@@ -3,13 +3,15 @@
 import os
 import stat
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from neuron.protocol.config_file import ConfigError
-from services.catalogue_file import edit_pinned, set_pinned
+from services.catalogue_file import set_pinned
 
+Edit = Callable[[str, str, bool], str]
 FILE = """\
 # Our models. Ask Ann before you change this.
 
@@ -23,12 +25,27 @@ id = "small"
 """
 
 
-def test_comments_order_and_spacing_survive() -> None:
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "models.toml"
+
+
+@pytest.fixture
+def edit_pinned(path: Path) -> Edit:
+    def edit(text: str, model: str, pinned: bool) -> str:
+        path.write_text(text)
+        set_pinned(path, model, pinned)
+        return path.read_text()
+
+    return edit
+
+
+def test_comments_order_and_spacing_survive(edit_pinned: Edit) -> None:
     edited = edit_pinned(FILE, "small", True)
     assert edited == FILE.replace("pinned = false", "pinned = true")
 
 
-def test_the_key_is_added_to_an_entry_without_it() -> None:
+def test_the_key_is_added_to_an_entry_without_it(edit_pinned: Edit) -> None:
     edited = edit_pinned(FILE, "big", True)
     models = tomllib.loads(edited)["models"]
     assert models[0] == {"id": "big", "max_seq_len": 8192, "pinned": True}
@@ -37,7 +54,7 @@ def test_the_key_is_added_to_an_entry_without_it() -> None:
     assert [m["id"] for m in models] == ["big", "small"]
 
 
-def test_an_entry_with_adapters_keeps_them() -> None:
+def test_an_entry_with_adapters_keeps_them(edit_pinned: Edit) -> None:
     big, small = FILE.split("\n[[models]]            # for")
     adapter = '\n[[models.loras]]   # more to come\npath = "tone"\n'
     adapters = f"{big}{adapter}\n[[models]]   # for{small}"
@@ -49,14 +66,14 @@ def test_an_entry_with_adapters_keeps_them() -> None:
         assert "# more to come" in edited
 
 
-def test_an_unknown_model_gets_an_entry_at_the_end() -> None:
+def test_an_unknown_model_gets_an_entry_at_the_end(edit_pinned: Edit) -> None:
     edited = edit_pinned(FILE, "org/new", True)
     assert edited.startswith(FILE)
     assert tomllib.loads(edited)["models"][2] == {"id": "org/new", "pinned": True}
     assert edit_pinned(edited, "org/new", False).endswith("pinned = false\n")
 
 
-def test_unpinning_what_has_no_entry_changes_nothing() -> None:
+def test_unpinning_what_has_no_entry_changes_nothing(edit_pinned: Edit) -> None:
     assert edit_pinned(FILE, "org/new", False) == FILE
     assert edit_pinned(FILE, "big", False) == FILE
 
@@ -82,8 +99,7 @@ def test_mode_and_links_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["models = 3\n", "[models]\nid = 'a'\n", "[[models"])
-def test_a_file_of_another_shape_is_left_alone(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "models.toml"
+def test_a_file_of_another_shape_is_left_alone(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"models\.toml: "):
         set_pinned(path, "a", True)
