@@ -148,6 +148,17 @@ def _check_shape(place: str, schema: Schema) -> None:
         for key in keys:
             if key in schema and not isinstance(schema[key], wanted):
                 raise SchemaProblem(f"{place}/{key}", f"{key} must be an {name}")
+    kind = schema.get("type", "")
+    if not _are_texts(kind if isinstance(kind, list) else [kind]):
+        raise SchemaProblem(
+            f"{place}/type", "type must be a string, or an array of them"
+        )
+    if not _are_texts(schema.get("required", [])):
+        raise SchemaProblem(f"{place}/required", "required must be an array of strings")
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _check_reference(place: str, schema: Schema, root: Schema) -> None:
@@ -178,8 +189,7 @@ def _check_keywords(place: str, schema: Schema) -> None:
     if isinstance(pattern, str) and len(pattern) > MAX_REGEX:
         text = f"it has more than {MAX_REGEX} characters"
         raise SchemaProblem(f"{place}/pattern", text)
-    least, required = schema.get("minProperties"), schema.get("required", ())
-    known = len(set(required)) if isinstance(required, list) else 0
+    least, known = schema.get("minProperties"), len(set(schema.get("required", ())))
     if isinstance(least, int) and least - known > 1:
         # Nothing keeps names that the schema does not list from coming twice.
         raise SchemaProblem(

@@ -37,6 +37,10 @@ BAD_SCHEMAS: list[tuple[dict[str, Any], str, str]] = [
     ({"properties": {"a": 1}}, "#/properties/a", "an object or a boolean"),
     ({"properties": []}, "#/properties", "must be an object"),
     ({"anyOf": {}}, "#/anyOf", "must be an array"),
+    ({"type": {}}, "#/type", "must be a string"),
+    ({"items": {"type": ["null", []]}}, "#/items/type", "must be a string"),
+    ({"required": "a"}, "#/required", "must be an array of strings"),
+    ({"required": [{}]}, "#/required", "must be an array of strings"),
     ({"minimum": 2, "maximum": 1, "type": "integer"}, "#", "greater than maximum"),
     (
         {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}},
