@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from cortex_tui import keys_command
 from cortex_tui.target import Target, TargetError, parse
 
+SCOPES: Final = ("inference", "read-only", "admin")
 _KEY: Final = "for a gateway elsewhere that asks for one; or CORTEX_KEY"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DESCRIPTION = """\
 Without a command: the console. It attaches to the gateway that runs on this host, or
 starts one; `q` leaves it running."""
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_commands(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(
+    commands: Commands = parser.add_subparsers(
         dest="command", title="commands", metavar="COMMAND"
     )
     shared = argparse.ArgumentParser(add_help=False)
@@ -75,6 +76,13 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     shared.add_argument("--key", default=argparse.SUPPRESS, help=_KEY)
 
+    _add_fleet(commands, shared)
+    _add_connect(commands, shared)
+    _add_keys(commands, shared)
+    commands.add_parser("stop", help="stop the gateway of this host, gracefully")
+
+
+def _add_fleet(commands: Commands, shared: argparse.ArgumentParser) -> None:
     status = commands.add_parser("status", parents=[shared], help="the fleet, once")
     how = status.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="the whole snapshot")
@@ -99,6 +107,8 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
         pin = commands.add_parser(verb, parents=[shared], help=help_)
         pin.add_argument("model")
 
+
+def _add_connect(commands: Commands, shared: argparse.ArgumentParser) -> None:
     connect = commands.add_parser(
         "connect", parents=[shared], help="configure a client for this gateway"
     )
@@ -107,8 +117,51 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     connect.add_argument(
         "--write", action="store_true", help="merge into the client's own files"
     )
-    keys_command.add_parser(commands, shared)
-    commands.add_parser("stop", help="stop the gateway of this host, gracefully")
+
+
+def _add_keys(commands: Commands, shared: argparse.ArgumentParser) -> None:
+    keys = commands.add_parser("keys", help="who may use the gateway, and how much")
+    verbs = keys.add_subparsers(dest="verb", metavar="VERB", required=True)
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS,
+        help="cortex.toml of the gateway; the keys are beside it",
+    )  # fmt: skip
+
+    _add_key_options(
+        verbs.add_parser("add", parents=[where], help="make a key, and print it once")
+    )
+    list_ = verbs.add_parser(
+        "list", parents=[where, shared], help="every key, and what it has spent"
+    )
+    list_.add_argument("--json", action="store_true", help="the admin API's own object")
+
+    revoke = verbs.add_parser("revoke", parents=[where], help="refuse a key for good")
+    revoke.add_argument("name", help="or its id")
+
+    rotate = verbs.add_parser(
+        "rotate", parents=[where], help="replace a key's secret, and print the new one"
+    )
+    rotate.add_argument("name", help="or its id")
+    rotate.add_argument(
+        "--grace", metavar="SPAN", help="how long the old one is good still, as in 24h"
+    )
+
+
+def _add_key_options(add: argparse.ArgumentParser) -> None:
+    add.add_argument("name", help="whose it is")
+    add.add_argument("--scope", choices=SCOPES, help="default: inference")
+    add.add_argument("--models", metavar="GLOB[,GLOB]", help="default: all")
+    add.add_argument("--rpm", metavar="N", type=int, help="requests per minute")
+    add.add_argument("--tpm", metavar="N", type=int, help="tokens per minute")
+    add.add_argument(
+        "--budget-tokens", metavar="N", type=int, help="tokens in a window"
+    )
+    add.add_argument("--budget-cost", metavar="X", type=float, help="cost in a window")
+    add.add_argument("--window", metavar="SPAN", help="12h, 1d, 4w; default: 30d")
+    add.add_argument(
+        "--priority", metavar="N", type=int, help="default: 0; higher is served first"
+    )
 
 
 def _target(text: str) -> Target:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from cortex_tui.arguments import parsed
 from cortex_tui.format import Glyphs, glyphs
+from cortex_tui.outcome import Outcome
 from cortex_tui.target import Target
 from neuron.protocol.command_line import run_to_the_end
 
@@ -82,7 +83,7 @@ def _console(arguments: argparse.Namespace) -> int:
             attach=attach,
             config=arguments.config,
             readonly=arguments.readonly,
-            ascii_only=arguments.ascii or not _speaks_unicode(),
+            ascii_only=_plain_glyphs(arguments),
         )
     )
     app.run()
@@ -133,13 +134,9 @@ def _connect(arguments: argparse.Namespace) -> int:
         return _fail(USAGE, f"{unknown}; `cortex-tui connect` lists them")
     do = command.write if arguments.write else command.show
     try:
-        done = do(client, _where(arguments), arguments.model)
+        return _tell(do(client, _where(arguments), arguments.model))
     except command.WriteError as error:
         return _fail(REFUSED, str(error))
-    print(done.text)
-    for note in done.notes:
-        print(f"cortex-tui: {note}", file=sys.stderr)
-    return OK
 
 
 def _keys(arguments: argparse.Namespace) -> int:
@@ -148,13 +145,9 @@ def _keys(arguments: argparse.Namespace) -> int:
     there = _where(arguments) if arguments.attach else None
     g = glyphs(_plain_glyphs(arguments))
     try:
-        done = keys_command.run(arguments, _announced(), there, g)
+        return _tell(keys_command.run(arguments, _announced(), there, g))
     except keys_command.KeysError as error:
         return _fail(REFUSED, str(error))
-    print(done.text)
-    for note in done.notes:
-        print(f"cortex-tui: {note}", file=sys.stderr)
-    return OK
 
 
 def _where(arguments: argparse.Namespace) -> Target:
@@ -230,6 +223,13 @@ def _plain_glyphs(arguments: argparse.Namespace) -> bool:
 
 def _speaks_unicode() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def _tell(outcome: Outcome) -> int:
+    print(outcome.text)
+    for note in outcome.notes:
+        print(f"cortex-tui: {note}", file=sys.stderr)
+    return OK
 
 
 def _fail(code: int, message: str) -> int:

@@ -6,76 +6,29 @@ it changes.
 
 from __future__ import annotations
 
-import argparse
 import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cortex_tui.outcome import Outcome
+
 if TYPE_CHECKING:
+    import argparse
+
     from cortex_tui.format import Glyphs
     from cortex_tui.target import Target
     from services.schema import KeyList
 
-SCOPES: Final = ("inference", "read-only", "admin")
+
+_FIRST: Final = (
+    "it is the first one: the gateway now refuses whoever shows none, unless "
+    '`[gateway] auth` is "none"'
+)
 
 
 class KeysError(Exception):
     """It was not done; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """`text` is for standard output, `notes` are for whoever looks on."""
-
-    text: str
-    notes: list[str] = field(default_factory=list)
-
-
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    shared: argparse.ArgumentParser,
-) -> None:
-    """The command and its verbs; `shared` has the options that say which gateway."""
-    keys = commands.add_parser("keys", help="who may use the gateway, and how much")
-    verbs = keys.add_subparsers(dest="verb", metavar="VERB", required=True)
-    where = argparse.ArgumentParser(add_help=False)
-    where.add_argument(
-        "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS,
-        help="cortex.toml of the gateway; the keys are beside it",
-    )  # fmt: skip
-
-    add = verbs.add_parser("add", parents=[where], help="make a key, and print it once")
-    add.add_argument("name", help="whose it is")
-    add.add_argument("--scope", choices=SCOPES, help="default: inference")
-    add.add_argument("--models", metavar="GLOB[,GLOB]", help="default: all")
-    add.add_argument("--rpm", metavar="N", type=int, help="requests per minute")
-    add.add_argument("--tpm", metavar="N", type=int, help="tokens per minute")
-    add.add_argument(
-        "--budget-tokens", metavar="N", type=int, help="tokens in a window"
-    )
-    add.add_argument("--budget-cost", metavar="X", type=float, help="cost in a window")
-    add.add_argument("--window", metavar="SPAN", help="12h, 1d, 4w; default: 30d")
-    add.add_argument(
-        "--priority", metavar="N", type=int, help="default: 0; higher is served first"
-    )
-
-    list_ = verbs.add_parser(
-        "list", parents=[where, shared], help="every key, and what it has spent"
-    )
-    list_.add_argument("--json", action="store_true", help="the admin API's own object")
-
-    revoke = verbs.add_parser("revoke", parents=[where], help="refuse a key for good")
-    revoke.add_argument("name", help="or its id")
-
-    rotate = verbs.add_parser(
-        "rotate", parents=[where], help="replace a key's secret, and print the new one"
-    )
-    rotate.add_argument("name", help="or its id")
-    rotate.add_argument(
-        "--grace", metavar="SPAN", help="how long the old one is good still, as in 24h"
-    )
 
 
 def run(
@@ -142,13 +95,8 @@ def _add(path: Path, arguments: argparse.Namespace) -> Outcome:
         "created_at": _now(),
     }
     key, shown = edit.add(path, **fields)
-    notes = [f"the key of '{key.name}', shown this once; its hash is in {path}"]
-    if first:
-        notes.append(
-            "it is the first one: the gateway now refuses whoever shows none, unless "
-            '`[gateway] auth` is "none"'
-        )
-    return Outcome(shown, notes)
+    note = f"the key of '{key.name}', shown this once; its hash is in {path}"
+    return Outcome(shown, (note, _FIRST) if first else (note,))
 
 
 def _revoke(path: Path, name: str) -> Outcome:
@@ -170,7 +118,7 @@ def _rotate(path: Path, name: str, grace: str | None) -> Outcome:
     key, shown = edit.rotate(path, name, until)
     old = "is good no more" if until is None else f"is good until {until:%F %H:%M} UTC"
     note = f"the new key of '{key.name}', shown this once; the old one {old}"
-    return Outcome(shown, [note])
+    return Outcome(shown, (note,))
 
 
 def _list(
@@ -183,7 +131,7 @@ def _list(
     from cortex_tui import key_rows, table
 
     keys = _keys(config, here, there)
-    notes = [keys.warning] if keys.warning else []
+    notes = (keys.warning,) if keys.warning else ()
     if arguments.json:
         return Outcome(keys.model_dump_json(indent=2), notes)
     if not keys.keys:
@@ -223,9 +171,7 @@ def _ask(where: Target) -> KeyList:
     try:
         return schema.KeyList.model_validate_json(content)
     except ValueError as error:
-        raise plain_http.Refused(
-            f"{where.url} answers, but is not a cortex gateway"
-        ) from error
+        raise plain_http.no_gateway(where) from error
 
 
 def _now() -> datetime:

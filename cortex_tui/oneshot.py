@@ -48,7 +48,7 @@ def fleet(where: target.Target) -> schema.FleetSnapshot:
     try:
         return schema.FleetSnapshot.model_validate_json(content)
     except ValueError as error:
-        raise Refused(f"{where.url} answers, but is not a cortex gateway") from error
+        raise plain_http.no_gateway(where) from error
 
 
 def status(where: target.Target, *, as_json: bool, g: f.Glyphs) -> str:

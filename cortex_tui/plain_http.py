@@ -23,6 +23,11 @@ class Refused(Exception):
         self.status = status
 
 
+def no_gateway(target: Target) -> Refused:
+    """For an answer that no gateway gives."""
+    return Refused(f"{target.url} answers, but is not a cortex gateway")
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)

@@ -3,7 +3,6 @@
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,19 +10,12 @@ from cortex_tui.connect import gateway
 from cortex_tui.connect.client import Client, Connection, Environment, Folders
 from cortex_tui.connect.clients import CLIENTS, find
 from cortex_tui.connect.writing import WriteError, plan
+from cortex_tui.outcome import Outcome
 from cortex_tui.target import Target
 
-__all__ = ["Done", "WriteError", "find", "listing", "show", "write"]
+__all__ = ["WriteError", "find", "listing", "show", "write"]
 
 _SHOWN: Final = Folders(Path("~"))
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What to tell: the configuration or what became of it, and notes on that."""
-
-    text: str
-    notes: tuple[str, ...]
 
 
 def listing() -> str:
@@ -45,7 +37,7 @@ def _ways(client: Client, to: Connection) -> Iterator[str]:
         yield f"--write {client.files(to, _SHOWN)[0].path}"
 
 
-def show(client: Client, where: Target, model: str | None) -> Done:
+def show(client: Client, where: Target, model: str | None) -> Outcome:
     """The client's configuration: a program, or lines for a shell, or files.
 
     Raises:
@@ -54,10 +46,10 @@ def show(client: Client, where: Target, model: str | None) -> Done:
     """
     answer = gateway.ask(where, model)
     text = configuration(client, answer.connection, _folders())
-    return Done(text, _notes(client, answer))
+    return Outcome(text, _notes(client, answer))
 
 
-def write(client: Client, where: Target, model: str | None) -> Done:
+def write(client: Client, where: Target, model: str | None) -> Outcome:
     """Merge the configuration into the client's files, and say what was changed.
 
     Raises:
@@ -67,7 +59,7 @@ def write(client: Client, where: Target, model: str | None) -> Done:
     """
     answer = gateway.ask(where, model)
     text = merge_files(client, answer.connection, _folders())
-    return Done(text, _notes(client, answer))
+    return Outcome(text, _notes(client, answer))
 
 
 def _notes(client: Client, answer: gateway.Answer) -> tuple[str, ...]:

@@ -122,18 +122,14 @@ def _read(content: bytes, where: Target) -> Offer:
     try:
         return Offer.of(json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_gateway(where) from error
+        raise plain_http.no_gateway(where) from error
 
 
 def _read_list(content: bytes, where: Target) -> list[Offer]:
     try:
         return [Offer.of(entry) for entry in json.loads(content)["data"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_gateway(where) from error
-
-
-def _no_gateway(where: Target) -> Refused:
-    return Refused(f"{where.url} answers, but is not a cortex gateway")
+        raise plain_http.no_gateway(where) from error
 
 
 def _from_here(url: str) -> str:
