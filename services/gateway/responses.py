@@ -70,7 +70,7 @@ async def opened_store(
 
 async def create(request: web.Request) -> web.StreamResponse:
     async def translated(fields: Json) -> ResponsesTranslation:
-        memory = await _memory(request, fields)
+        memory = await _memory(request)
         return await work_on(request, partial(translate, memory=memory))
 
     return await inference.serve(request, translated)
@@ -78,7 +78,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def count_tokens(request: web.Request) -> web.StreamResponse:
     async def translated(fields: Json) -> CountTranslation:
-        memory = await _memory(request, fields)
+        memory = await _memory(request)
         return await work_on(request, partial(count, memory=memory))
 
     return await inference.serve(request, translated)
@@ -115,12 +115,12 @@ async def input_items(request: web.Request) -> web.Response:
     return json_response(listed((await _stored(request)).items, page))
 
 
-async def _memory(request: web.Request, fields: Json) -> Memory:
+async def _memory(request: web.Request) -> Memory:
     """What the store knows that the request needs."""
     store = request.app[GATEWAY].responses
     if store is None:
         return NO_MEMORY
-    owner, needed = _owner(request), needs(fields)
+    owner, needed = _owner(request), await work_on(request, needs)
     previous = None
     if needed.previous is not None:
         previous = await store.get(owner, needed.previous)
