@@ -14,9 +14,10 @@ from neuron.protocol import routes
 from services import schema
 from tests.gpu.results import readme
 from tests.support import client_reference, config_reference
+from tests.support.readme import README as FILE
 
-README = config_reference.README.read_text(encoding="utf-8")
-ROOT = config_reference.README.parent
+README = FILE.read_text(encoding="utf-8")
+ROOT = FILE.parent
 
 
 def test_configuration_keys() -> None:

@@ -3,13 +3,12 @@
 `python -m tests.support.client_reference` writes them into the README.
 """
 
-import re
 from pathlib import Path
 
 from cortex_tui.connect.client import Connection, Folders
 from cortex_tui.connect.clients import CLIENTS
+from tests.support.readme import README, with_part
 
-README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- clients -->", "<!-- end of clients -->"
 EXAMPLE = Connection("http://127.0.0.1:31313", "qwen3-8b-4.5bpw")
 """With the default port, and the model of the README's other examples."""
@@ -30,12 +29,7 @@ def with_table(readme: str) -> str:
     Raises:
         ValueError: the README has no place for them.
     """
-    block = f"{BEGIN}\n\n{table()}\n\n{END}"
-    pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
-    replaced, count = re.subn(pattern, lambda _: block, readme, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{README} has {count} places for the clients")
-    return replaced
+    return with_part(readme, BEGIN, END, table())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 import ast
 import dataclasses
 import inspect
-import re
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
@@ -21,11 +20,11 @@ from neuron.config import NeuronConfig
 from neuron.engines.exllamav2.levers import PREFIX, Levers
 from services.config import CatalogueFile, CortexConfig
 from services.keys.file import KeysFile
+from tests.support.readme import README, with_part
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- configuration keys -->", "<!-- end of configuration keys -->"
 FILES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("cortex.toml", CortexConfig),
@@ -139,12 +138,7 @@ def with_tables(readme: str) -> str:
     Raises:
         ValueError: the README has no place for them.
     """
-    block = f"{BEGIN}\n\n{tables()}\n\n{END}"
-    pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
-    replaced, count = re.subn(pattern, lambda _: block, readme, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{README} has {count} places for the configuration keys")
-    return replaced
+    return with_part(readme, BEGIN, END, tables())
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """The README's section of results."""
 
-import re
-from pathlib import Path
 from typing import Final
 
 from tests.gpu.results import newest
 from tests.gpu.results.tables import tables
+from tests.support.readme import with_part
 
-README: Final = Path(__file__).parents[3] / "README.md"
 BEGIN: Final = "<!-- results on a GPU -->"
 END: Final = "<!-- end of results on a GPU -->"
 
@@ -18,9 +16,4 @@ def with_results(readme: str) -> str:
     Raises:
         ValueError: the README has no place for them.
     """
-    block = f"{BEGIN}\n\n{tables(newest())}\n{END}"
-    pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
-    replaced, count = re.subn(pattern, lambda _: block, readme, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{README} has {count} places for the results")
-    return replaced
+    return with_part(readme, BEGIN, END, tables(newest()))
