@@ -13,6 +13,7 @@ from cortex_tui import plain_http
 from cortex_tui.plain_http import Refused
 from cortex_tui.target import Target, parse
 from services.keys.file import read_keys
+from services.keys.store import SPEND_FILE
 from services.schema import FLEET, KEYS, KeyList
 from tests.integration.console.terminals import DEADLINE_S, cortex, environ
 from tests.support.processes import Home, Process, announced_process
@@ -66,6 +67,17 @@ def test_without_a_gateway_keys_are_listed_from_the_files(home: Home) -> None:
     assert [key.name for key in told.keys] == ["alice", "bob"]
     assert told.path == str(keys_file(home))
     assert cortex(home, "--ascii", "keys", "list").stdout.isascii()
+
+
+def test_keys_are_listed_although_their_spending_cannot_be_read(home: Home) -> None:
+    made(home, "add", "alice")
+    database = home.root / "state" / "cortex" / SPEND_FILE
+    database.parent.mkdir(parents=True)
+    database.write_text("no database, and long enough " * 9)
+    done = cortex(home, "keys", "list")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1].startswith("alice ")
+    assert f"cannot be told: {database}: file is not a database" in done.stderr
 
 
 def test_keys_beside_another_configuration(home: Home, tmp_path: Path) -> None:
