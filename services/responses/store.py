@@ -53,7 +53,10 @@ class ResponsesStore:
         if self._forgetting is not None:
             self._forgetting.cancel()
             await asyncio.gather(self._forgetting, return_exceptions=True)
-        await self._in_thread(self._table.close)
+        try:
+            await self._in_thread(self._table.close)
+        except _FAILURES as error:
+            log.error("stored responses: %s: not closed: %s", self._path, error)
         self._thread.end()
 
     def _open(self) -> ResponsesTable:
@@ -106,8 +109,11 @@ class ResponsesStore:
             ) from error
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        async with asyncio.timeout(_DEADLINE_S):
-            return await self._thread.run(work)
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                return await self._thread.run(work)
+        except TimeoutError as error:
+            raise TimeoutError(f"not done within {_DEADLINE_S:g} s") from error
 
     async def _forget_regularly(self) -> None:
         while True:

@@ -262,3 +262,16 @@ def test_two_gateways_may_share_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(len(owners)) as threads:
         list(threads.map(fill, owners))
     assert len(rows(tmp_path / "r.sqlite")) == 150
+
+
+async def test_a_disk_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hanging = threading.Event()
+    async with ResponsesStore(tmp_path / "r.sqlite", section()) as store:
+        monkeypatch.setattr(table, "_packed", lambda _: hanging.wait(10))
+        monkeypatch.setattr("services.responses.store._DEADLINE_S", 0.05)
+        await store.put("me", response("a"), [HI])
+    assert "response a was not stored: not done within 0.05 s" in caplog.text
+    assert "not closed: not done within 0.05 s" in caplog.text
+    hanging.set()
