@@ -28,6 +28,8 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 Translate = Callable[[Json], Translation]
 """A dialect's request into the internal form; pure. Raises ApiError."""
+Translating = Callable[[web.Request], Awaitable[Translation]]
+"""The same of a request whose body may have been read, asking whom it has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def named_model(fields: Json) -> str:
 
 async def read_call(
     request: web.Request,
-    translate: Callable[[Json], Awaitable[Translation]] | None,
+    translate: Translating | None,
 ) -> Call:
     """Read the body, once, and learn which model it is for.
 
@@ -134,7 +136,7 @@ async def read_call(
     asked = named_model(fields)
     path, body, translation = request.path, await request.read(), None
     if translate is not None:
-        translation = await translate(fields)
+        translation = await translate(request)
         path, body = translation.path, _encoded(translation.body)
     model = await identity.concrete(request, asked)
     identity.begin(request, model, path)
@@ -176,10 +178,9 @@ def _headers(request: web.Request, model: str, *, translated: bool) -> dict[str,
         for name in FORWARDED_HEADERS
         if name in request.headers
     }
-    if translated:
-        forwarded = {"Content-Type": "application/json"}
+    own = {"Content-Type": "application/json"}
     return {
-        **forwarded,
+        **(own if translated else forwarded),
         REQUEST_ID: request_id(request),
         MODEL: model,
         **identity.admission(request, client_name(request)),

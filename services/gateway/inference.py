@@ -1,7 +1,7 @@
 """Client routes that name a model: read the request, answer it, tell how it ended."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from neuron.protocol.headers import plain_value
 from services.gateway import identity
 from services.gateway.client_request import (
     Translate,
+    Translating,
     client_name,
     named_model,
     read_call,
@@ -20,7 +21,6 @@ from services.gateway.client_request import (
     work_on,
 )
 from services.gateway.context import GATEWAY
-from services.gateway.dialects.base import Json, Translation
 from services.gateway.ending import record
 from services.gateway.exchange import Exchange
 from services.gateway.metrics import GENERATING
@@ -54,10 +54,7 @@ def translated(translate: Translate) -> Handler:
     """Handler of a dialect's route."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        async def at_once(_: Json) -> Translation:
-            return await work_on(request, translate)
-
-        return await serve(request, at_once)
+        return await serve(request, lambda request: work_on(request, translate))
 
     return handle
 
@@ -79,7 +76,7 @@ def refusals_told(request: web.Request) -> Iterator[None]:
 
 async def serve(
     request: web.Request,
-    translate: Callable[[Json], Awaitable[Translation]] | None,
+    translate: Translating | None,
 ) -> web.StreamResponse:
     """One inference request, from its body to its log line."""
     gateway = request.app[GATEWAY]

@@ -22,7 +22,7 @@ from services.gateway.client_request import (
     work_on,
 )
 from services.gateway.context import GATEWAY, VERSION, Gateway
-from services.gateway.dialects.base import Json, Translation
+from services.gateway.dialects.base import Json
 from services.gateway.dialects.ollama.answer import OllamaTranslation
 from services.gateway.dialects.ollama.lines import (
     Said,
@@ -140,22 +140,19 @@ def _answering(route: _Route) -> Handler:
             if not any(fields.get(name) for name in route.asks):
                 return await _load_or_unload(request, fields, route)
 
-        async def translate(fields: Json) -> Translation:
-            return await _translation(request, route, fields)
-
-        return await serve(request, translate)
+        return await serve(request, partial(_translated, route.translate))
 
     return handle
 
 
-async def _translation(
-    request: web.Request, route: _Route, fields: Json
+async def _translated(
+    translate: Callable[[Json], OllamaTranslation], request: web.Request
 ) -> OllamaTranslation:
     fleet = request.app[GATEWAY].fleet
-    translation = await work_on(request, route.translate)
+    translation = await work_on(request, translate)
     model = await concrete(request, translation.asked)
     capabilities = views.model_view(fleet.state, model).capabilities
-    if fields.get("think") and "reasoning" not in capabilities:
+    if translation.body.get("enable_thinking") and "reasoning" not in capabilities:
         translation.warnings.append(f"think: {model} does not think")
     if (seconds := translation.keep_alive) is not None:
         translation.when_done = partial(fleet.idle.keep_alive, model, seconds)

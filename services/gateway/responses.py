@@ -1,7 +1,7 @@
 """`/v1/responses`: making them, and those that are stored."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from aiohttp import web
@@ -12,7 +12,7 @@ from services.config import ResponsesSection
 from services.gateway import inference
 from services.gateway.client_request import work_on
 from services.gateway.context import GATEWAY
-from services.gateway.dialects.base import Json
+from services.gateway.dialects.base import Json, Translation
 from services.gateway.dialects.responses.listing import Page, listed
 from services.gateway.dialects.responses.request import (
     NO_MEMORY,
@@ -20,10 +20,6 @@ from services.gateway.dialects.responses.request import (
     count,
     needs,
     translate,
-)
-from services.gateway.dialects.responses.translation import (
-    CountTranslation,
-    ResponsesTranslation,
 )
 from services.gateway.identity import key_of
 from services.gateway.sending import json_response
@@ -69,19 +65,18 @@ async def opened_store(
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    async def translated(fields: Json) -> ResponsesTranslation:
-        memory = await _memory(request)
-        return await work_on(request, partial(translate, memory=memory))
-
-    return await inference.serve(request, translated)
+    return await inference.serve(request, partial(_translated, translate))
 
 
 async def count_tokens(request: web.Request) -> web.StreamResponse:
-    async def translated(fields: Json) -> CountTranslation:
-        memory = await _memory(request)
-        return await work_on(request, partial(count, memory=memory))
+    return await inference.serve(request, partial(_translated, count))
 
-    return await inference.serve(request, translated)
+
+async def _translated(
+    work: Callable[[Json, Memory], Translation], request: web.Request
+) -> Translation:
+    memory = await _memory(request)
+    return await work_on(request, lambda fields: work(fields, memory))
 
 
 async def absent(why: str, request: web.Request) -> web.Response:
