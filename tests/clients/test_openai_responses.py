@@ -371,7 +371,7 @@ def test_counts_what_is_charged(client: openai.OpenAI) -> None:
         ({"tools": [{"type": "file_search", "vector_store_ids": []}]}, "tools[0].type"),
         ({"background": True}, "background"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"include": ["file_search_call.results"]}, "include[0]"),
+        ({"include": ["dreams"]}, "include[0]"),
         ({"temperature": 3}, "temperature"),
         (
             {"tools": [CLOCK | {"parameters": {"type": "array"}}]},

@@ -70,7 +70,8 @@ def resolved(
             if id_ not in known:
                 raise refused(
                     f"{place}.id",
-                    f"no item '{id_}' is stored here; send the item itself",
+                    f"no item '{id_}' is stored here; send the item itself, as most"
+                    " clients do with `store: false`",
                     code="item_not_found",
                 )
             if id_ in met:

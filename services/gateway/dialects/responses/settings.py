@@ -17,6 +17,11 @@ LOGPROBS: Final = "message.output_text.logprobs"
 SEALED_THOUGHT: Final = "reasoning.encrypted_content"
 _ALWAYS_INCLUDED: Final = "message.input_image.image_url"
 _INCLUDABLE: Final = (LOGPROBS, SEALED_THOUGHT, _ALWAYS_INCLUDED)
+_OF_HOSTED: Final = (
+    "code_interpreter_call.", "computer_call_output.", "file_search_call.",
+    "web_search_call.",
+)  # fmt: skip
+"""What hosted tools found: clients ask for it unasked, where they send such a tool."""
 
 _PASSED: Final = (
     "allowed_token_ids", "bad_words", "chat_template_kwargs", "documents",
@@ -87,7 +92,8 @@ def included(body: Json) -> list[str]:
     names = optional(body, "include", list, "") or []
     for index, name in enumerate(names):
         place = f"include[{index}]"
-        if expect(name, str, place) not in _INCLUDABLE:
+        known = expect(name, str, place) in _INCLUDABLE
+        if not known and not name.startswith(_OF_HOSTED):
             raise unsupported(place, f"'{name}' is not to be had here")
     return names
 
@@ -143,6 +149,9 @@ def _warn(body: Json, warnings: list[str]) -> None:
             warnings.append("truncation: nothing is dropped from a long conversation")
         case _:
             raise refused("truncation", "should be auto or disabled")
+    for index, name in enumerate(included(body)):
+        if name.startswith(_OF_HOSTED):
+            warnings.append(f"include[{index}]: there are no hosted tools here")
     known = {*_PASSED, *_READ, *_REFUSED, *_WITHOUT_EFFECT}
     warnings += [no_effect(name) for name in body if name not in known]
 

@@ -281,7 +281,7 @@ def test_allowed_tools() -> None:
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"include": ["file_search_call.results"]}, "include[0]"),
+        ({"include": ["dreams"]}, "include[0]"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"max_output_tokens": True}, "max_output_tokens"),
         ({"truncation": "left"}, "truncation"),
@@ -311,6 +311,7 @@ def test_what_is_wrong_is_named(fields: Json, param: str) -> None:
     ("fields", "warned"),
     [
         ({"truncation": "auto"}, "truncation"),
+        ({"include": ["web_search_call.action.sources"]}, "include[0]"),
         ({"service_tier": "flex"}, "service_tier"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"client_metadata": {}}, "client_metadata"),
