@@ -147,7 +147,8 @@ def _responses(operation: Operation, answer: Schema) -> Schema:
         # Of one event: 3.1 has no word for "each", and readers take it like that.
         event = {"description": operation.stream, **_EVENT}
         content[SSE] = {"schema": event}
-    refusals = {*operation.refusals, *(_WITH_BODY if operation.body else ())}
+    # 403: from a web page.
+    refusals = {403, *operation.refusals, *(_WITH_BODY if operation.body else ())}
     if not operation.open:
         refusals.add(401)
     if operation.headers:

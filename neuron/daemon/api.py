@@ -163,7 +163,6 @@ class NeuronApi:
         return json_response(await self._manager.plan(wanted))
 
     async def load(self, request: web.Request) -> web.StreamResponse:
-        _refuse_web_pages(request)
         await self._look_around()
         wanted = validate(LoadRequest, await read_json(request))
         instance, already = await self._manager.load(wanted)
@@ -212,7 +211,6 @@ class NeuronApi:
         )
 
     async def unload(self, request: web.Request) -> web.Response:
-        _refuse_web_pages(request)
         await self._look_around()
         wanted = validate(UnloadRequest, await read_json(request))
         return json_response(await self._manager.unload(wanted))
@@ -251,22 +249,6 @@ class NeuronApi:
                 data={"models": models},
             )
         ]
-
-
-def _refuse_web_pages(request: web.Request) -> None:
-    """A page in a browser on this host reaches loopback, and may post to it without
-    asking first; it cannot leave out its `Origin`.
-
-    Raises:
-        ApiError: 403.
-    """
-    if "Origin" in request.headers:
-        raise ApiError(
-            403,
-            "requests from web pages (with an Origin header) steer nothing here",
-            code="forbidden",
-            type="permission_error",
-        )
 
 
 def _encode(event: Event) -> bytes:

@@ -1,4 +1,4 @@
-"""Who may use a neuron that has a token."""
+"""Who may use a neuron: no web page, and where it has a token, who shows that."""
 
 from typing import Final
 
@@ -10,6 +10,20 @@ from neuron.protocol import bearer
 from neuron.protocol.errors import ApiError
 
 _OPEN: Final = frozenset(each.path for each in OPERATIONS if each.open)
+
+
+@web.middleware
+async def no_web_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A page in a browser on this host reaches loopback, and may post to it without
+    asking first; it cannot leave out its `Origin`."""
+    if "Origin" in request.headers:
+        raise ApiError(
+            403,
+            "requests from web pages (with an Origin header) are not served here",
+            code="forbidden",
+            type="permission_error",
+        )
+    return await handler(request)
 
 
 def token_required(token: str) -> Middleware:

@@ -20,7 +20,7 @@ from neuron.protocol.types import (
 )
 
 _STARTING: Final = (503,)
-_LOAD_REFUSALS: Final = (403, 404, 409, 422, 500, 503, 507)
+_LOAD_REFUSALS: Final = (404, 409, 422, 500, 503, 507)
 
 
 class ServedModel(TypedDict):
@@ -82,7 +82,7 @@ OPERATIONS: Final = (
     Operation(
         "unload", "POST", routes.MODELS_UNLOAD,
         "Unload a model; answers when the memory is back",
-        body=UnloadRequest, answer=UnloadResult, refusals=(403, 404, 409, 503),
+        body=UnloadRequest, answer=UnloadResult, refusals=(404, 409, 503),
     ),
     Operation(
         "events", "GET", routes.EVENTS, "Changes, as they happen",

@@ -18,7 +18,7 @@ from neuron.config import NeuronConfig
 from neuron.daemon.api import NeuronApi
 from neuron.daemon.catalogue import SCAN_INTERVAL_S, Catalogue
 from neuron.daemon.events import EventLog
-from neuron.daemon.guard import token_required
+from neuron.daemon.guard import no_web_pages, token_required
 from neuron.daemon.hardware import Hardware
 from neuron.daemon.manager import ModelManager
 from neuron.daemon.nvml import Nvml
@@ -208,7 +208,7 @@ async def _listening(
 ) -> AsyncIterator[str]:
     guards = [] if config.token is None else [token_required(config.token)]
     app = web.Application(
-        middlewares=[error_middleware, *guards],
+        middlewares=[error_middleware, no_web_pages, *guards],
         client_max_size=config.limits.max_body_mb * 1024 * 1024,
     )
     api.add_routes(app)

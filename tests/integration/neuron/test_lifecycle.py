@@ -60,9 +60,9 @@ def test_many_loads_at_once_are_one(start: Start) -> None:
         assert len(neuron.http.get(routes.HEALTH).json()["models"]) == 1
 
 
-def test_web_pages_neither_load_nor_unload(start: Start) -> None:
+def test_web_pages_neither_load_nor_unload_nor_use(start: Start) -> None:
     with start() as neuron:
-        for path in (routes.MODELS_LOAD, routes.MODELS_UNLOAD):
+        for path in (routes.MODELS_LOAD, routes.MODELS_UNLOAD, *routes.INFERENCE):
             response = neuron.http.post(
                 path,
                 content=json.dumps({"model": MODEL}),
