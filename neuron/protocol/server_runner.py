@@ -5,11 +5,11 @@ aiohttp answers by itself, in plain text. Gateway and neuron run with this inste
 """
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, InvalidURLError, LineTooLong
 
 from neuron.protocol.errors import ApiError
 
@@ -62,6 +62,11 @@ class _Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        # What is left of a refused body, and is not encoded as its headers say.
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+
     async def finish_response(
         self,
         request: web.BaseRequest,
@@ -77,6 +82,8 @@ class _Connection(web.RequestHandler):
 def _explained(status: int, exc: BaseException | None) -> ApiError:
     if isinstance(exc, LineTooLong):
         return ApiError(431, _TOO_LONG, code="headers_too_large")
+    if isinstance(exc, InvalidURLError):  # Of which the message is the URL.
+        return ApiError(400, "the URL is none", code="malformed_request")
     if isinstance(exc, BadHttpMessage):
         reason = exc.message.partition("\n")[0].rstrip(": ")[:_MESSAGE_LIMIT]
         return ApiError(400, f"this is not HTTP: {reason}", code="malformed_request")

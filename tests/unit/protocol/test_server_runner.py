@@ -83,6 +83,7 @@ async def exchange(port: int, raw: bytes) -> tuple[int, bytes, bytes]:
             417,
             "http_error",
         ),
+        (b"GET http://[a HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed_request"),
         (b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n", 500, "internal_error"),
     ],
 )
@@ -101,6 +102,39 @@ async def test_an_answer_that_has_begun_is_broken_off() -> None:
         status, _, body = await exchange(port, raw)
     assert status == 200
     assert body == b"5\r\nfirst\r\n"  # No last chunk: it is known to be incomplete.
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET http://[a?key=SECRET HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nx-api-key: SECRET\0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nx-api-key: SECRET" + LONG,
+        b"SECRET / HTTP/1.1\r\n\r\n",
+        b"GET / SECRET\r\n\r\n",
+    ],
+)
+async def test_the_log_does_not_repeat_what_is_no_http(
+    raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    async with serving() as port:
+        await exchange(port, raw)
+    assert "127.0.0.1 is refused: " in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+async def test_a_refused_body_that_cannot_be_read_on_is_no_defect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving() as port:
+        raw = (
+            b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n"
+            b"Content-Encoding: gzip\r\n\r\nxyz"
+        )
+        status, _, _ = await exchange(port, raw)
+    assert status == 404
+    assert not caplog.records
 
 
 async def test_a_good_request_is_served() -> None:
