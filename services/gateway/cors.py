@@ -2,7 +2,8 @@
 
 A page of any other origin could not read an answer, but would have made the gateway
 work for it: a POST of `text/plain` is sent without asking first. Pages cannot leave out
-their `Origin`, also where their name was made to resolve to this host (DNS rebinding).
+the `Origin` of a POST, also where their name was made to resolve to this host (DNS
+rebinding).
 
 No answer ever allows a browser's own credentials: a page shows its key in a header.
 """
