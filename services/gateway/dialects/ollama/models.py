@@ -50,7 +50,8 @@ def running(view: ModelView, expires_at: float | None, on_gpu: frozenset[str]) -
 def shown(view: ModelView, modified_at: float) -> Json:
     """For /api/show."""
     family = _family(view)
-    facts: Json = {"general.architecture": family}
+    # Some editors call the model by its base name.
+    facts: Json = {"general.architecture": family, "general.basename": view.id}
     if view.parameters is not None:
         facts["general.parameter_count"] = view.parameters
     if (context := view.max_model_len) is not None:

@@ -65,6 +65,7 @@ def test_what_is_shown_says_what_the_model_can() -> None:
         "details": DETAILS,
         "model_info": {
             "general.architecture": "qwen2",
+            "general.basename": "org/qwen2-7b",
             "general.parameter_count": 7_615_616_512,
             "qwen2.context_length": 8192,
         },
@@ -75,7 +76,10 @@ def test_what_is_shown_says_what_the_model_can() -> None:
 def test_what_is_not_known_is_left_empty() -> None:
     unknown = ModelView(id="m")
     assert listed(unknown, "m", 0)["size"] == 0, "some clients take nothing else"
-    assert shown(unknown, 0)["model_info"] == {"general.architecture": ""}
+    assert shown(unknown, 0)["model_info"] == {
+        "general.architecture": "",
+        "general.basename": "m",
+    }
     details = listed(unknown, "m", 0)["details"]
     assert not any(details.values())
 
