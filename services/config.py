@@ -1,36 +1,31 @@
-"""cortex.toml and models.toml: what they may say, and how they are read.
+"""cortex.toml: what it may say, and how it is read with the files beside it.
 
 Every key here does something; any other key is an error with file and line.
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from neuron.protocol import config_file, paths, routes
+from neuron.protocol import config_file, routes
 from neuron.protocol.address import Address, Listen
 from neuron.protocol.bearer import Token
 from neuron.protocol.config_file import ConfigError, ConfigModel
-from neuron.protocol.load_config import LoraSection
-from neuron.protocol.types import LoadOptions
+from services.catalogue import Catalogue, Name, Seconds, load_catalogue
 from services.keys.file import Keys, load_keys
 from services.schema import DEFAULT_METRICS_PORT, DEFAULT_PORT
 
 CORTEX_TOML = "cortex.toml"
-MODELS_TOML = "models.toml"
 ENV_PREFIX = "CORTEX_"
 CLIENTS_KEY = "CORTEX_KEY"
 """The variable of the prefix that is the command line's: a key to show elsewhere."""
 LOCAL_NODE = "local"
 """Name of the neuron that the gateway runs on its own host."""
 OFF = "off"
-_WILD = frozenset("*?[")
 
 
 def _listen_or_off(text: str) -> str:
@@ -55,11 +50,6 @@ def _origin(text: str) -> str:
     ):
         raise ValueError('should be an origin, such as "https://chat.example", or "*"')
     return text
-
-
-Seconds = Annotated[float, Field(gt=0)]
-Price = Annotated[float, Field(ge=0)]
-Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class GatewaySection(ConfigModel):
@@ -146,104 +136,6 @@ class CortexConfig(ConfigModel):
         return names | {LOCAL_NODE} if self.runs_local_neuron else names
 
 
-class CostSection(ConfigModel):
-    """`cost` of a model, in any currency: what counts against a key's `budget_cost`."""
-
-    input: Price
-    """Price of a million prompt tokens, in any currency."""
-    output: Price
-    """Price of a million tokens of answers."""
-    cached_input: Price | None = None
-    """Price of a million prompt tokens that the prefix cache held. Default: `input`."""
-
-    def of(self, prompt: int, cached: int, completion: int) -> float:
-        """What a request costs; `cached` tokens are part of the `prompt`."""
-        rest = self.input if self.cached_input is None else self.cached_input
-        spent = (prompt - cached) * self.input + cached * rest
-        return (spent + completion * self.output) / 1e6
-
-
-class ModelEntry(LoadOptions):
-    """One `[[models]]`: how this model is to be run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: Name
-    """As `/v1/models` names it."""
-    pinned: bool = False
-    """Nothing but an operator unloads it."""
-    ttl: Seconds | None = None
-    """Seconds without a request after which it is unloaded, unless it is pinned.
-    Default: it stays."""
-    place_on: tuple[str, ...] = ()
-    """Nodes that may load it; empty: any that has it on disk."""
-    aliases: tuple[Name, ...] = ()
-    """Other names that clients may use, also with `*` and `?`: `claude-*`."""
-    engine: str | None = None
-    """Default: the neuron's first engine that can serve it."""
-    max_seq_len: Annotated[int, Field(ge=1)] | None = None
-    """Longest context, in tokens. Default: what the model was trained for."""
-    slots: Annotated[int, Field(ge=1)] | None = None
-    """Requests that decode at once. Default: the engine's."""
-    cache_mode: str | None = None
-    """How keys and values are kept. Default: the engine's."""
-    cache_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Size of the KV cache. Default: `slots` times `max_seq_len`."""
-    loras: tuple[LoraSection, ...] | None = None
-    cost: CostSection | None = None
-
-
-class CatalogueFile(ConfigModel):
-    """models.toml."""
-
-    default_model: Name | None = None
-    """Id or alias of what answers for names that nothing else matches. Default: they
-    are refused."""
-    models: tuple[ModelEntry, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Catalogue:
-    """models.toml, read; `found` is False where there is no such file yet."""
-
-    entries: dict[str, ModelEntry]
-    path: Path
-    """Where it was found, or where it would be created."""
-    found: bool
-    default_model: str | None = None
-
-    def entry(self, model: str) -> ModelEntry:
-        """The model's entry, or the defaults."""
-        return self.entries.get(model) or ModelEntry(id=model)
-
-    def meant_by(self, name: str) -> str:
-        """The id that a name stands for which is no model's own: an alias before a
-        pattern, the first of several, the default model before nothing."""
-        patterns = [
-            (pattern, entry.id)
-            for entry in self.entries.values()
-            for pattern in entry.aliases
-        ]
-        for pattern, model in patterns:
-            if pattern == name:
-                return model
-        for pattern, model in patterns:
-            if fnmatchcase(name, pattern):
-                return model
-        default = self.default_model or name
-        return self.aliases.get(default, default)
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        """Alias → model, of those that are no patterns."""
-        return {
-            alias: entry.id
-            for entry in self.entries.values()
-            for alias in entry.aliases
-            if not _WILD.intersection(alias)
-        }
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All files, checked against each other."""
@@ -276,8 +168,8 @@ def load_settings(explicit: Path | None = None, listen: str | None = None) -> Se
         environ=environ,
     )
     config = _listening(loaded.config, listen)
-    _refuse_duplicates(
-        loaded.path, "neurons", "name", (neuron.name for neuron in config.neurons)
+    config_file.refuse_repeated(
+        loaded.path, "neurons", "name", [neuron.name for neuron in config.neurons]
     )
     if config.runs_local_neuron and LOCAL_NODE in {n.name for n in config.neurons}:
         raise ConfigError(
@@ -286,7 +178,7 @@ def load_settings(explicit: Path | None = None, listen: str | None = None) -> Se
         )
     keys = load_keys(explicit)
     _check_exposure(loaded.path, config.gateway, keys)
-    catalogue = _load_catalogue(explicit)
+    catalogue = load_catalogue(explicit)
     _check_placement(catalogue, config)
     return Settings(config, loaded.path, catalogue, keys, explicit, listen)
 
@@ -314,54 +206,6 @@ def _listening(config: CortexConfig, listen: str | None) -> CortexConfig:
         raise ConfigError(f"--listen {listen}: {error}") from error
     gateway = config.gateway.model_copy(update={"listen": listen})
     return config.model_copy(update={"gateway": gateway})
-
-
-def _load_catalogue(explicit_config: Path | None = None) -> Catalogue:
-    """Read models.toml; an absent one is an empty catalogue.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    beside = explicit_config.parent / MODELS_TOML if explicit_config else None
-    if beside is not None and not beside.is_file():
-        return Catalogue({}, beside, found=False)
-    loaded = config_file.load(CatalogueFile, MODELS_TOML, explicit=beside)
-    _refuse_duplicates(
-        loaded.path, "models", "id", (entry.id for entry in loaded.config.models)
-    )
-    path = loaded.path or paths.config_dir() / MODELS_TOML
-    entries = {entry.id: entry for entry in loaded.config.models}
-    _refuse_taken_aliases(loaded.path, loaded.config)
-    return Catalogue(
-        entries,
-        path,
-        found=loaded.path is not None,
-        default_model=loaded.config.default_model,
-    )
-
-
-def _refuse_taken_aliases(path: Path | None, file: CatalogueFile) -> None:
-    """A name stands for one model."""
-    taken = {entry.id: "the id of another model" for entry in file.models}
-    for index, entry in enumerate(file.models):
-        for alias in entry.aliases:
-            if alias in taken:
-                where = config_file.where(path, ("models", index, "aliases"))
-                raise ConfigError(
-                    f"{where}: models.{index}.aliases: '{alias}' is {taken[alias]}"
-                )
-            taken[alias] = f"an alias of '{entry.id}' already"
-
-
-def _refuse_duplicates(
-    path: Path | None, table: str, key: str, values: Iterable[str]
-) -> None:
-    seen: set[str] = set()
-    for index, value in enumerate(values):
-        if value in seen:
-            where = config_file.where(path, (table, index, key))
-            raise ConfigError(f"{where}: {table}.{index}.{key}: '{value}' is repeated")
-        seen.add(value)
 
 
 def _check_exposure(path: Path | None, gateway: GatewaySection, keys: Keys) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -167,6 +167,19 @@ def _may_be_shown(error: Any) -> bool:
 def where(path: Path | None, location: tuple[str | int, ...]) -> str:
     """File and line of the key at `location`, for an error."""
     return _place(path, _read(path) if path else "", location)
+
+
+def refuse_repeated(
+    path: Path | None, table: str, key: str, values: Sequence[str | None]
+) -> None:
+    """
+    Raises:
+        ConfigError: two entries of `[[table]]` have the same value of this key.
+    """
+    for index, value in enumerate(values):
+        if value is not None and value in values[:index]:
+            place = where(path, (table, index, key))
+            raise ConfigError(f"{place}: {table}.{index}.{key}: '{value}' is repeated")
 
 
 def _place(path: Path | None, text: str, location: tuple[str | int, ...]) -> str:

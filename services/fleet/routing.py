@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from neuron.protocol.errors import ApiError, unavailable
 from neuron.protocol.types import Model, ModelState
-from services.config import ModelEntry
+from services.catalogue import ModelEntry
 from services.schema import NodeState
 
 NODE_RETRY_S = 3

@@ -4,7 +4,7 @@ import time
 from collections import deque
 
 from neuron.protocol.types import Discovery, Health, Model, ModelState
-from services.config import Catalogue, ModelEntry
+from services.catalogue import Catalogue, ModelEntry
 from services.fleet.journal import ChangeSignal, EventLog
 from services.fleet.node import Node, describe_state, describe_transition, state_at
 from services.fleet.operations import OperationLog

@@ -2,7 +2,6 @@
 
 import re
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -170,17 +169,10 @@ def read_keys(path: Path) -> Keys:
         raise ConfigError(f"{path}: {error.strerror}") from error
     loaded = config_file.load(KeysFile, KEYS_TOML, explicit=path, show_values=False)
     entries = loaded.config.keys
-    _refuse_duplicates(path, "id", [entry.id for entry in entries])
+    config_file.refuse_repeated(path, "keys", "id", [entry.id for entry in entries])
     names = [None if entry.revoked else entry.name for entry in entries]
-    _refuse_duplicates(path, "name", names)
+    config_file.refuse_repeated(path, "keys", "name", names)
     return Keys(entries, path, found=True, warning=warning)
-
-
-def _refuse_duplicates(path: Path, key: str, values: Sequence[str | None]) -> None:
-    for index, value in enumerate(values):
-        if value is not None and value in values[:index]:
-            where = config_file.where(path, ("keys", index, key))
-            raise ConfigError(f"{where}: keys.{index}.{key}: '{value}' is repeated")
 
 
 def _exposure(path: Path) -> str | None:

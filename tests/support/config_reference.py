@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 
 from neuron.config import NeuronConfig
 from neuron.engines.exllamav2.levers import PREFIX, Levers
-from services.config import CatalogueFile, CortexConfig
+from services.catalogue import CatalogueFile
+from services.config import CortexConfig
 from services.keys.file import KeysFile
 from tests.support.readme import README, with_part
 

@@ -12,12 +12,11 @@ import aiohttp
 import orjson
 
 from neuron.protocol.sse import SseEvent, SseParser
+from services.catalogue import Catalogue, ModelEntry
 from services.config import (
-    Catalogue,
     CortexConfig,
     GatewaySection,
     LocalSection,
-    ModelEntry,
     NeuronSection,
     Settings,
 )

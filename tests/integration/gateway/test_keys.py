@@ -17,7 +17,7 @@ from yarl import URL
 from neuron.protocol.headers import CALLER, PRIORITY
 from neuron.protocol.types import ModelState
 from services import schema
-from services.config import CostSection, ModelEntry
+from services.catalogue import CostSection, ModelEntry
 from services.keys import secret
 from services.keys.file import KeySection
 from services.keys.ledger import Spent

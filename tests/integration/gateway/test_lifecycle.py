@@ -9,7 +9,7 @@ import pytest
 from neuron.protocol.errors import ApiError
 from neuron.protocol.types import LoadOptions, Model, ModelState
 from services import schema
-from services.config import ModelEntry
+from services.catalogue import ModelEntry
 from services.schema import OperationState
 from tests.integration.gateway.gateways import gateway_before, text_of, until
 from tests.support.fake_neuron import FakeNeuron

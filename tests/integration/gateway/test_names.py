@@ -5,7 +5,7 @@ import logging
 import orjson
 import pytest
 
-from services.config import ModelEntry
+from services.catalogue import ModelEntry
 from tests.integration.gateway.gateways import gateway_before
 from tests.support.fake_neuron import FakeNeuron
 from tests.support.processes import Home

@@ -12,7 +12,7 @@ import pytest
 from neuron.protocol.errors import ApiError
 from neuron.protocol.types import Model, ModelState
 from services import schema
-from services.config import ModelEntry
+from services.catalogue import ModelEntry
 from services.keys import secret
 from services.keys.file import KeySection
 from tests.integration.gateway.gateways import Client, gateway_before, until

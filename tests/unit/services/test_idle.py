@@ -12,7 +12,7 @@ import pytest
 
 from neuron.protocol.errors import ApiError, shutting_down
 from neuron.protocol.types import Health, Model, ModelLoad, ModelState
-from services.config import Catalogue, ModelEntry
+from services.catalogue import Catalogue, ModelEntry
 from services.fleet import idle
 from services.fleet.idle import IdleModels
 from services.fleet.state import FleetState

@@ -4,7 +4,7 @@ import pytest
 
 from neuron.protocol.errors import ApiError
 from neuron.protocol.types import LoadPlan, Model, ModelState, Servable
-from services.config import ModelEntry
+from services.catalogue import ModelEntry
 from services.fleet.placement import Offer, rank
 from services.fleet.routing import (
     Candidate,

@@ -16,7 +16,7 @@ from neuron.protocol.types import (
     ModelState,
     Servable,
 )
-from services.config import Catalogue, ModelEntry
+from services.catalogue import Catalogue, ModelEntry
 from services.fleet import views
 from services.fleet.node import DOWN_AFTER_S, STALE_AFTER_S, Node, state_at
 from services.fleet.state import HISTORY_SAMPLES, FleetState
