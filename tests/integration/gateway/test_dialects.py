@@ -28,6 +28,8 @@ DIALECTS = pytest.mark.parametrize("path", ASKS)
 TRANSLATED = pytest.mark.parametrize("path", [p for p in ASKS if "chat/c" not in p])
 ENDS = (b"[DONE]", b"message_stop", b"response.completed", b'"done":true')
 """What only a good end has."""
+ONCE = fake_neuron.token("Once")
+REASON = fake_neuron.chunk({"index": 0, "delta": {}, "finish_reason": "stop"})
 
 
 def message_of(path: str, body: dict[str, object]) -> str:
@@ -114,25 +116,28 @@ async def test_a_neurons_refusal_is_told_in_the_dialect(
             assert "slots" in message_of(path, await response.json())
 
 
+async def reads_once_and_an_error(client: Client, path: str) -> None:
+    asked = {"model": "m", "stream": True, **ASKS[path]}
+    async with client.http.post(path, json=asked) as response:
+        assert response.status == 200
+        body = await response.read()
+    assert b"Once" in body
+    assert b"error" in body
+    assert not [end for end in ENDS if end in body]
+
+
 @DIALECTS
 async def test_a_stream_that_breaks_off_has_no_clean_end(
     home: Home, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    once = fake_neuron.token("Once")
     async with (
         FakeNeuron.with_models("m").serving() as fake,
         gateway_before(home, {"a": fake}) as client,
     ):
-        for reply in (fake_neuron.dies_after(once), fake_neuron.ends_after(once)):
+        for reply in (fake_neuron.dies_after(ONCE), fake_neuron.ends_after(ONCE)):
             fake.reply = reply
-            asked = {"model": "m", "stream": True, **ASKS[path]}
-            async with client.http.post(path, json=asked) as response:
-                assert response.status == 200
-                body = await response.read()
-            assert b"Once" in body
-            assert b"error" in body
-            assert not [end for end in ENDS if end in body]
+            await reads_once_and_an_error(client, path)
         outcomes = client.outcomes(caplog)
     assert outcomes == ["status=502 outcome=upstream_lost"] * 2
 
@@ -142,21 +147,14 @@ async def test_a_stream_that_is_no_answer_has_no_clean_end(
     home: Home, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    once = fake_neuron.token("Once")
-    end = fake_neuron.chunk({"index": 0, "delta": {}, "finish_reason": "stop"})
     odd = sse.encode(b'{"choices": [[]]}')
     async with (
         FakeNeuron.with_models("m").serving() as fake,
         gateway_before(home, {"a": fake}) as client,
     ):
-        for said in (once, once + odd + end, once + end + odd):
+        for said in (ONCE, ONCE + odd + REASON, ONCE + REASON + odd):
             fake.reply = fake_neuron.ends_after(said + sse.DONE)
-            asked = {"model": "m", "stream": True, **ASKS[path]}
-            async with client.http.post(path, json=asked) as response:
-                body = await response.read()
-            assert b"Once" in body
-            assert b"error" in body
-            assert not [end for end in ENDS if end in body]
+            await reads_once_and_an_error(client, path)
         outcomes = client.outcomes(caplog)
     assert outcomes == ["status=502 outcome=upstream_lost"] * 3
 
@@ -193,7 +191,7 @@ async def test_an_error_in_the_neurons_stream_is_passed_on(
         FakeNeuron.with_models("m").serving() as fake,
         gateway_before(home, {"a": fake}) as client,
     ):
-        fake.reply = fake_neuron.ends_after(fake_neuron.token("Once") + told)
+        fake.reply = fake_neuron.ends_after(ONCE + told)
         asked = {"model": "m", "stream": True, **ASKS[path]}
         async with client.http.post(path, json=asked) as response:
             body = await response.read()
@@ -221,8 +219,13 @@ async def test_who_leaves_before_the_answer_cancels_the_neuron(
 
 
 @TRANSLATED
+@pytest.mark.parametrize(
+    "reply",
+    [fake_neuron.endless(), fake_neuron.lingers_after(ONCE + REASON + sse.DONE)],
+    ids=["in the middle", "before the dialect's own end"],
+)
 async def test_who_leaves_in_mid_stream_cancels_the_neuron(
-    home: Home, path: str, caplog: pytest.LogCaptureFixture
+    home: Home, path: str, reply: fake_neuron.Reply, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     asked = {"model": "m", "stream": True, **ASKS[path]}
@@ -230,7 +233,7 @@ async def test_who_leaves_in_mid_stream_cancels_the_neuron(
         FakeNeuron.with_models("m").serving() as fake,
         gateway_before(home, {"a": fake}) as client,
     ):
-        fake.reply = fake_neuron.endless()
+        fake.reply = reply
         async with client.http.post(path, json=asked) as response:
             await response.content.readany()
             response.close()
