@@ -371,12 +371,18 @@ async def test_sighup_reads_the_files_again_and_keeps_the_old_ones_if_bad(
         with running_gateway(home) as gateway:
             async with session(gateway) as http:
                 home.config_file("cortex.toml", fleet_of(b=b.url))
-                home.config_file("models.toml", '[[models]]\nid = "n"\npinned = true\n')
+                home.config_file(
+                    "models.toml",
+                    'default_model = "n"\n[[models]]\nid = "n"\npinned = true\n'
+                    'aliases = ["small"]\n',
+                )
                 gateway.popen.send_signal(signal.SIGHUP)
                 await told(http, "the configuration was read again")
                 async with http.get("/v1/models") as response:
-                    (model,) = (await response.json())["data"]
-                assert (model["id"], model["pinned"]) == ("n", True)
+                    models = (await response.json())["data"]
+                told_of = [(model["id"], model["pinned"]) for model in models]
+                assert told_of == [("n", True), ("small", True)]
+                assert await chat(http, model="whatever")
                 home.config_file("cortex.toml", "[gateway]\nlistn = 1\n")
                 gateway.popen.send_signal(signal.SIGHUP)
                 text = await told(http, "the configuration was not read again")
