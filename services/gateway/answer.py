@@ -120,11 +120,11 @@ class Answer:
 
     def client_left(self) -> None:
         """Some leave with `[DONE]`, before the connection's own end: all is well."""
-        meter, translated = self._meter, self._call.translation is not None
-        if meter is not None and meter.done and not translated:
-            self.ending.done(meter.ending()[0])
+        usage = self._meter.ending()[0] if self._meter else None
+        if self._meter and self._meter.done and self._call.translation is None:
+            self.ending.done(usage)
         else:
-            self.ending.client_gone()
+            self.ending.client_gone(usage)
         self._abort()
 
     # Streams.

@@ -37,9 +37,10 @@ class Ending:
         self.usage = usage
         self.tell(200, "done")
 
-    def client_gone(self) -> None:
+    def client_gone(self, usage: Usage | None) -> None:
         """So it is, but for who left an answer that was complete."""
         if self.outcome != "done":
+            self.usage = usage
             self.tell(CLIENT_CLOSED, "client_gone")
 
     @property

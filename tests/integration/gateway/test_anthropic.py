@@ -1,6 +1,7 @@
 """What Anthropic's clients get, before neurons that hang and refuse."""
 
 import asyncio
+import logging
 import threading
 from typing import Any
 
@@ -154,6 +155,27 @@ async def test_what_the_neuron_refuses_comes_in_anthropics_words(
             assert told["request_id"] == headers["request-id"]
             after = headers.get("retry-after")
             assert after == (None if error.retry_after is None else "7")
+
+
+async def test_what_was_used_until_the_client_left_is_known(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    said = {"index": 0, "delta": {"content": "Once"}}
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        used = fake_neuron.chunk(said, usage=fake_neuron.usage(1))
+        fake.reply = fake_neuron.lingers_after(used)
+        asked = ASK | {"stream": True}
+        async with client.http.post("/v1/messages", json=asked) as response:
+            await response.content.readany()
+            response.close()
+        await until(lambda: not client.snapshot().requests)
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "cortex.requests"]
+    assert "outcome=client_gone" in line
+    assert "prompt=7 completion=1 cached=4" in line
 
 
 async def test_the_loop_goes_on_while_a_large_body_is_translated(
