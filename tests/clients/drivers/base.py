@@ -91,7 +91,6 @@ class Driver(ABC):
     """What it raises at a 400."""
     unknown: ClassVar[type[Exception]]
     """What it raises at a 404."""
-
     field: ClassVar[str] = "temperature"
     """What `refuse` is about."""
 

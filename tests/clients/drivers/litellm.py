@@ -27,7 +27,6 @@ class _LiteLlm(Driver):
     unknown = litellm.NotFoundError
     prefix: ClassVar[str]
     base: ClassVar[str] = "/v1"
-    call_settings: ClassVar[dict[str, Any]] = {"parallel_tool_calls": False}
 
     def _ask(self, messages: list[Any], **settings: Any) -> Any:
         asked = {"max_tokens": LIMIT, "temperature": 0} | settings
@@ -66,11 +65,12 @@ class _LiteLlm(Driver):
                 whole = self._ask(messages, **settings)
             return whole.choices[0].message
 
-        called = asked([_user(QUESTION)], "required", **self.call_settings)
+        ask = _user(QUESTION)
+        called = asked([ask], "required", parallel_tool_calls=False)
         (call,) = called.tool_calls
         arguments = json.loads(call.function.arguments)
         told = {"role": "tool", "tool_call_id": call.id, "content": tale(**arguments)}
-        answer = asked([_user(QUESTION), called, told], "auto")
+        answer = asked([ask, called, told], "auto")
         return Called(call.function.name, arguments, answer.content)
 
     async def structured(self) -> Mood:
@@ -106,9 +106,8 @@ class Text(_LiteLlm):
     async def leave(self) -> None:
         # Its stream cannot be closed, but only the connection can.
         with openai.OpenAI(base_url=f"{self.url}/v1", api_key="x") as client:
-            next(
-                self._ask([_user(ENDLESS)], stream=True, max_tokens=200, client=client)
-            )
+            settings = {"stream": True, "max_tokens": 200, "client": client}
+            next(self._ask([_user(ENDLESS)], **settings))
 
 
 class Messages(_LiteLlm):
