@@ -80,6 +80,20 @@ def objects(fields: Mapping[str, Any], name: str, at: str) -> list[tuple[str, Js
     ]
 
 
+def page_limit(query: Mapping[str, str], default: int, most: int) -> int:
+    """How many of a list's entries are asked for.
+
+    Raises:
+        ApiError: 400, it is no such number.
+    """
+    if (given := query.get("limit")) is None:
+        return default
+    digits = given.isascii() and given.isdecimal() and len(given) <= len(str(most))
+    if digits and 1 <= int(given) <= most:
+        return int(given)
+    raise refused("limit", f"should be from 1 to {most}")
+
+
 def join(at: str, name: str) -> str:
     return f"{at}.{name}" if at else name
 

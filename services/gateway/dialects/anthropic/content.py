@@ -19,7 +19,9 @@ def content(owner: Fields, kinds: Collection[str], name: str = "content") -> Any
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise refused(owner.at(name), "must be a string or an array of content blocks")
+        raise refused(
+            owner.at(name), "should be a string or an array of content blocks"
+        )
     return [part for block in owner.each(name) for part in parts(block, kinds)]
 
 

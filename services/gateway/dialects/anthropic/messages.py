@@ -32,7 +32,7 @@ def conversation(body: Fields) -> list[tuple[str, Json]]:
         told.append(("system", {"role": "system", "content": system}))
     messages = [*body.each("messages")]
     if not messages:
-        raise refused("messages", "is required, and must not be empty")
+        raise refused("messages", "is required, and should not be empty")
     last_user = max(
         (i for i, each in enumerate(messages) if each.values.get("role") == "user"),
         default=0,
@@ -59,7 +59,7 @@ def _turns(message: Fields, *, over: bool) -> Iterator[Json]:
             yield from _system(message, over=over)
         case _:
             place = message.at("role")
-            raise refused(place, "must be 'user', 'assistant' or 'system'")
+            raise refused(place, "should be 'user', 'assistant' or 'system'")
 
 
 def _system(message: Fields, *, over: bool) -> list[Json]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.fields import page_limit, refused
 
 Entry = Mapping[str, Any]
 """A model as OpenAI's clients see it."""
@@ -34,7 +34,7 @@ def models_page(entries: Sequence[Entry], query: Mapping[str, str]) -> Json:
     Raises:
         ApiError: 400, one of these is malformed, or names no model.
     """
-    limit = _limit(query.get("limit"))
+    limit = page_limit(query, _DEFAULT_LIMIT, _MOST)
     ids = [entry["id"] for entry in entries]
     begin, end = 0, len(entries)
     if (after := query.get("after_id")) is not None:
@@ -51,20 +51,7 @@ def models_page(entries: Sequence[Entry], query: Mapping[str, str]) -> Json:
     }
 
 
-def _limit(given: str | None) -> int:
-    if given is None:
-        return _DEFAULT_LIMIT
-    sane = given.isascii() and given.isdecimal() and len(given) <= len(str(_MOST))
-    if sane and 1 <= int(given) <= _MOST:
-        return int(given)
-    raise _refused("limit", f"must be a number from 1 to {_MOST}")
-
-
 def _place(ids: Sequence[str], name: str, given: str) -> int:
     if given not in ids:
-        raise _refused(name, "must be the id of a model that this list has")
+        raise refused(name, "should be the id of a model that this list has")
     return ids.index(given)
-
-
-def _refused(name: str, why: str) -> ApiError:
-    return ApiError(400, f"{name}: {why}", code="invalid_query", param=name)

@@ -103,7 +103,7 @@ def _chat(fields: Fields) -> tuple[Json, list[str]]:
 
 def _sampling(fields: Fields) -> Json:
     if (limit := fields.need("max_tokens", int)) < 1:
-        raise unsupported("max_tokens", "must be 1 or more")
+        raise unsupported("max_tokens", "should be 1 or more")
     chat: Json = {"max_tokens": limit}
     numbers: tuple[tuple[str, type[int] | type[float]], ...] = (
         ("temperature", float), ("top_p", float), ("top_k", int),
@@ -134,7 +134,7 @@ def _thinking(fields: Fields) -> Json:
             return {"enable_thinking": False}
         case _:
             place = thinking.at("type")
-            raise refused(place, "must be 'enabled', 'adaptive' or 'disabled'")
+            raise refused(place, "should be 'enabled', 'adaptive' or 'disabled'")
 
 
 def _hides_thoughts(fields: Fields) -> bool:
@@ -148,7 +148,9 @@ def _output(fields: Fields) -> Json:
     config = fields.inner("output_config") or Fields({}, "output_config")
     if (effort := config.may("effort", str)) is not None:
         if effort not in _EFFORTS:
-            raise refused(config.at("effort"), f"must be one of {', '.join(_EFFORTS)}")
+            raise refused(
+                config.at("effort"), f"should be one of {', '.join(_EFFORTS)}"
+            )
         chat["reasoning_effort"] = effort
     if format_ := config.inner("format") or fields.inner("output_format"):
         chat["response_format"] = _format(format_)
@@ -157,6 +159,6 @@ def _output(fields: Fields) -> Json:
 
 def _format(format_: Fields) -> Any:
     if format_.kind != "json_schema":
-        raise refused(format_.at("type"), "must be 'json_schema'")
+        raise refused(format_.at("type"), "should be 'json_schema'")
     schema: Json = format_.need("schema", dict)
     return {"type": "json_schema", "json_schema": {"name": "output", "schema": schema}}

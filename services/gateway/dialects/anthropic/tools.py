@@ -48,5 +48,5 @@ def _choice(choice: Fields) -> Any:
         name = choice.need("name", str)
         return {"type": "function", "function": {"name": name}}
     if kind not in _CHOICES:
-        raise refused(choice.at("type"), "must be 'auto', 'any', 'tool' or 'none'")
+        raise refused(choice.at("type"), "should be 'auto', 'any', 'tool' or 'none'")
     return _CHOICES[kind]

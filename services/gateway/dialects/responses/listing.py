@@ -6,7 +6,7 @@ from typing import Self
 
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json
-from services.gateway.dialects.fields import refused
+from services.gateway.dialects.fields import page_limit, refused
 
 _LIMIT = 20
 _MOST = 100
@@ -59,13 +59,11 @@ class Page:
         Raises:
             ApiError: 400, naming the parameter that is wrong.
         """
-        limit = query.get("limit", str(_LIMIT))
-        if not (limit.isdecimal() and 1 <= int(limit[:9]) <= _MOST):
-            raise refused("limit", f"should be from 1 to {_MOST}")
+        limit = page_limit(query, _LIMIT, _MOST)
         order = query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise refused("order", "should be asc or desc")
-        return cls(int(limit), query.get("after"), order == "asc")
+        return cls(limit, query.get("after"), order == "asc")
 
 
 def listed(items: Sequence[Json], page: Page) -> Json:

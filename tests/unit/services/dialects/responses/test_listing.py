@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, strategies as st
 
+from neuron.protocol.errors import ApiError
 from services.gateway.dialects.responses.listing import Page, kept, listed
 
 IDS = st.lists(st.sampled_from([None, "", "a", "b"]), max_size=12)
@@ -37,3 +39,10 @@ def test_ids_are_the_clients_own_where_they_are_unique(ids: list[str | None]) ->
     found = [item["id"] for item in kept(items(ids), "u")]
     assert len(set(found)) == len(ids)
     assert set(found) >= set(ids) - {None}
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "²", "000000001" + "0" * 5000])
+def test_a_limit_that_is_none_is_refused(limit: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        Page.of({"limit": limit})
+    assert refused.value.param == "limit"
