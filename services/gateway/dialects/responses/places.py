@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.gateway.dialects.fields import renamed
+from services.gateway.dialects.responses.tools import FORMAT
 
 _MESSAGE = re.compile(r"messages\[(\d+)\]")
 _PART = re.compile(r"\.(content|reasoning_content|tool_calls\[\d+\])")
@@ -34,7 +35,9 @@ class Places:
             return self._in_message(self.messages[int(found[1])], param[found.end() :])
         found = _TOOL.match(param)
         if found and int(found[1]) < len(self.tools):
-            return self.tools[int(found[1])] + param[found.end() :]
+            place = self.tools[int(found[1])]
+            custom = place.endswith(f".{FORMAT}")
+            return place if custom else place + param[found.end() :]
         return renamed(param, _NAMES)
 
     def _in_message(self, message: Mapping[str, str], rest: str) -> str:

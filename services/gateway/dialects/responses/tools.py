@@ -22,6 +22,8 @@ from services.gateway.dialects.responses.tool_names import ToolName, ToolNames
 
 INPUT = "input"
 """The one argument of a function that stands for a custom tool."""
+FORMAT = "format"
+"""The field of a custom tool that says what its text is like."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_HERE = "is one of OpenAI's own tools, which are not here"
 _CALLABLE = ("function", "custom")
@@ -103,13 +105,14 @@ class Toolset:
             worded["description"] = told
         worded |= self._custom(tool, place) if custom else _arguments(tool, place)
         self.functions.append({"type": "function", "function": worded})
-        self.places.append(place)
+        # All that can be wrong with a custom tool's function is in its grammar.
+        self.places.append(f"{place}.{FORMAT}" if custom else place)
 
     def _custom(self, tool: Json, place: str) -> Json:
         """A custom tool's input as the one argument, its grammar enforced or told."""
         text: Json = {"type": "string"}
-        at = f"{place}.format"
-        format_ = optional(tool, "format", dict, place) or {"type": "text"}
+        at = f"{place}.{FORMAT}"
+        format_ = optional(tool, FORMAT, dict, place) or {"type": "text"}
         match required(format_, "type", str, at):
             case "text":
                 pass

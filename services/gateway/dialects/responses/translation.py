@@ -4,7 +4,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.gateway.dialects.base import Json, StreamWriter, Translation
+from services.gateway.dialects.base import (
+    Json,
+    StreamWriter,
+    Translation,
+    counted,
+)
 from services.gateway.dialects.responses.assembly import Assembly, Shape
 from services.gateway.dialects.responses.listing import kept
 from services.gateway.dialects.responses.places import Places
@@ -57,10 +62,10 @@ class CountTranslation(_Placed):
     """`POST /v1/responses/input_tokens`."""
 
     def whole(self, answer: Json) -> Json:
-        return {"object": "response.input_tokens", "input_tokens": answer["count"]}
+        return {"object": "response.input_tokens", "input_tokens": counted(answer)}
 
     def writer(self) -> StreamWriter:
-        raise NotImplementedError("a count is not streamed")
+        raise AssertionError("a count is never streamed")
 
 
 def _as_chunk(answer: Json) -> Json:

@@ -427,6 +427,8 @@ def test_a_count_is_of_the_very_same_request() -> None:
         ("messages[9].content", "input[9].content"),
         ("tools[0].function.parameters.type", "tools[1].parameters.type"),
         ("tools[1].function.name", "tools[2].tools[0].name"),
+        ("tools[2].function.parameters", "tools[3].format"),
+        ("tools[2].parameters", "tools[3].format"),
         ("max_completion_tokens", "max_output_tokens"),
         ("response_format.json_schema.schema", "text.format.schema"),
         ("reasoning_effort", "reasoning.effort"),
@@ -446,7 +448,7 @@ def test_the_neurons_refusals_name_the_clients_places(param: str, place: str) ->
             call,
             {"type": "function_call_output", "call_id": "c", "output": "1"},
         ],
-        tools=[SEARCH, LOOK, space],
+        tools=[SEARCH, LOOK, space, {"type": "custom", "name": "sql"}],
     )
     error = ApiError(400, f"{param}: is wrong", code="invalid", param=param)
     for translation in (translate(fields), count(fields)):
