@@ -150,6 +150,8 @@ def _explain(
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         reason = "unknown key"
+    elif error["type"] == "tuple_type" and isinstance(error["input"], dict):
+        reason = f"should be tables, each written as [[{key}]]"
     elif show_value and location and _may_be_shown(error):
         reason += f", got {error['input']!r}"
     variable = overridden.get(tuple(str(part) for part in location))

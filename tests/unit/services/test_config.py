@@ -105,7 +105,9 @@ def test_a_whole_configuration_is_read(user: Home) -> None:
 
 def test_a_token_in_a_table_of_the_wrong_form_is_not_repeated(user: Home) -> None:
     message = refusal(user, '[neurons]\nname = "a"\ntoken = "secret"\n')
-    assert "cortex.toml:1: neurons: " in message
+    assert "cortex.toml:1: neurons: should be tables, each written as [[neurons]]" in (
+        message
+    )
     assert "secret" not in message
 
 

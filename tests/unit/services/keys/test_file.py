@@ -105,6 +105,11 @@ def test_windows_follow_one_another_from_the_day_it_was_made(tmp_path: Path) -> 
         (ENTRY + "previous_until = 2026-01-01T00:00:00Z\n", 1, "go together"),
         ("[[keys]]\nname = 'a'\n", 1, "keys.0.id: "),
         ("keys = 5\n", 1, "keys: "),
+        (
+            ENTRY.replace("[[keys]]", "[keys]"),
+            1,
+            "keys: should be tables",
+        ),
     ],
 )
 def test_refusals_name_file_line_and_key(
