@@ -23,6 +23,18 @@ def streamed() -> Json:
     return {"stream": True, "stream_options": usage}
 
 
+def counted(answer: Json) -> int:
+    """Of a request that only counts tokens, how many there are.
+
+    Raises:
+        MALFORMED: the answer has no count.
+    """
+    count = answer["count"]
+    if not isinstance(count, int):
+        raise ValueError("its count is no number")
+    return count
+
+
 class StreamWriter(Protocol):
     """Words one streamed answer.
 

@@ -104,15 +104,3 @@ def usage_of(usage: Any) -> Json:
 def _count(told: Any, name: str) -> int:
     value = told.get(name) if isinstance(told, dict) else None
     return value if isinstance(value, int) else 0
-
-
-def input_tokens(answer: Json) -> int:
-    """What a request was counted to.
-
-    Raises:
-        MALFORMED: the answer has no count.
-    """
-    count = answer["count"]
-    if not isinstance(count, int):
-        raise ValueError("its count is no number")
-    return count

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from neuron.protocol import routes
-from services.gateway.dialects.anthropic.answer import as_message, input_tokens
+from services.gateway.dialects.anthropic.answer import as_message
 from services.gateway.dialects.anthropic.fields import Fields
 from services.gateway.dialects.anthropic.ignored import ignored, refuse_foreign
 from services.gateway.dialects.anthropic.messages import conversation
@@ -16,6 +16,7 @@ from services.gateway.dialects.base import (
     Json,
     StreamWriter,
     Translation,
+    counted,
     streamed,
 )
 from services.gateway.dialects.fields import refused, unsupported
@@ -53,7 +54,7 @@ class Count(_Prompted):
     """A message to be counted."""
 
     def whole(self, answer: Json) -> Json:
-        return {"input_tokens": input_tokens(answer)}
+        return {"input_tokens": counted(answer)}
 
     def writer(self) -> StreamWriter:
         raise AssertionError("a count is never streamed")
@@ -139,7 +140,11 @@ def _thinking(fields: Fields) -> Json:
 
 def _hides_thoughts(fields: Fields) -> bool:
     thinking = fields.inner("thinking")
-    return thinking is not None and thinking.may("display", str) == "omitted"
+    display = thinking and thinking.may("display", str)
+    if thinking and display not in (None, "summarized", "omitted"):
+        place = thinking.at("display")
+        raise refused(place, "should be 'summarized' or 'omitted'")
+    return display == "omitted"
 
 
 def _output(fields: Fields) -> Json:
