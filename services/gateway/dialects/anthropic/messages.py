@@ -28,8 +28,9 @@ def conversation(body: Fields) -> list[tuple[str, Json]]:
         ApiError: 400, they are malformed, or hold what is not supported.
     """
     told: list[tuple[str, Json]] = []
-    if body.values.get("system") and (system := content(body, _TEXT, "system")):
-        told.append(("system", {"role": "system", "content": system}))
+    if body.values.get("system") is not None:
+        system = content(body, _TEXT, "system")
+        told += [("system", {"role": "system", "content": system})] if system else []
     messages = [*body.each("messages")]
     if not messages:
         raise refused("messages", "is required, and should not be empty")
