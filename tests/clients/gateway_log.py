@@ -1,7 +1,9 @@
 """What a gateway logged of the requests of one test."""
 
+import json
 import re
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -46,6 +48,11 @@ class GatewayLog:
     _begin: int = field(init=False)
 
     def __post_init__(self) -> None:
+        # A request of the test before may have been answered, and not have ended yet.
+        deadline = time.monotonic() + DEADLINE_S
+        while running := in_flight(self.gateway):
+            assert time.monotonic() < deadline, running
+            time.sleep(0.02)
         self._begin = len(self.gateway.log_text())
 
     def ended(self, count: int) -> list[Ended]:
@@ -70,6 +77,12 @@ class GatewayLog:
     def _lines(self, pattern: re.Pattern[str]) -> list[str]:
         lines = self.gateway.log_text()[self._begin :].splitlines(keepends=True)
         return [line for line in lines if pattern.search(line) and line.endswith("\n")]
+
+
+def in_flight(gateway: Process) -> set[str]:
+    """Ids of the requests that have not ended."""
+    with urllib.request.urlopen(f"{gateway.url}/admin/v1/fleet") as response:
+        return {request["id"] for request in json.load(response)["requests"]}
 
 
 def _number(text: str) -> int | None:
