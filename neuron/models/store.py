@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from unicodedata import category
 
 from neuron.models.errors import ModelError
 from neuron.models.info import ModelInfo
@@ -14,6 +15,7 @@ from neuron.models.inspect import inspect_model
 _log = logging.getLogger(__name__)
 
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth")
+_NO_TEXT: Final = "\ufffd"
 _DESCRIBING: Final = (".json", ".jinja", *_WEIGHTS)
 
 _Signature = tuple[tuple[str, int, int], ...]
@@ -137,5 +139,6 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _shown(name: str) -> str:
-    """A file name as text that can go over the wire, whatever bytes it has."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """A file name as text that a header can carry, whatever bytes it has."""
+    text = os.fsencode(name).decode("utf-8", "replace").strip()
+    return "".join(_NO_TEXT if category(c) == "Cc" else c for c in text) or _NO_TEXT

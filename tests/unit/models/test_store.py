@@ -115,10 +115,22 @@ def test_a_dangling_weight_is_a_problem_and_not_a_crash(tmp_path: Path) -> None:
     assert "cannot be read" in entry.problem
 
 
-def test_a_name_that_is_no_text_can_still_be_sent(tmp_path: Path) -> None:
-    tiny_model(tmp_path / os.fsdecode(b"caf\xe9"))
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        (b"caf\xe9", "caf\ufffd"),
+        (b"a\nb", "a\ufffdb"),
+        (b" two words ", "two words"),
+        (b" ", "\ufffd"),
+        ("modèle-模型".encode(), "modèle-模型"),
+    ],
+)
+def test_a_name_that_no_header_can_carry_can_still_be_sent(
+    tmp_path: Path, name: bytes, sent: str
+) -> None:
+    tiny_model(tmp_path / os.fsdecode(name))
     (entry,) = ModelStore([tmp_path]).entries()
-    assert entry.id == "caf\N{REPLACEMENT CHARACTER}"
+    assert entry.id == sent
     assert entry.info is not None
 
 
