@@ -75,6 +75,13 @@ def record(gateway: Gateway, request: InFlight, ending: Ending) -> None:
             model=request.model,
             node=request.node,
         )
+    _log(request, ending, duration, tok_s)
+
+
+def _log(
+    request: InFlight, ending: Ending, duration: float, tok_s: float | None
+) -> None:
+    usage = ending.usage
     log.log(
         logging.WARNING if ending.failed else logging.INFO,
         "request id=%s client=%s key=%s model=%s node=%s route=%s status=%d outcome=%s "
@@ -89,9 +96,9 @@ def record(gateway: Gateway, request: InFlight, ending: Ending) -> None:
         ending.outcome,
         duration,
         _number(request.ttft_s, 3),
-        ending.usage.prompt if ending.usage else "-",
-        ending.usage.completion if ending.usage else "-",
-        ending.usage.cached if ending.usage else "-",
+        usage.prompt if usage else "-",
+        usage.completion if usage else "-",
+        usage.cached if usage else "-",
         _number(tok_s, 1),
     )
 
