@@ -91,21 +91,19 @@ class Catalogue:
         return self.entries.get(model) or ModelEntry(id=model)
 
     def meant_by(self, name: str) -> str:
-        """The id that a name stands for which is no model's own: an alias before a
-        pattern, the first of several, the default model before nothing."""
-        patterns = [
-            (pattern, entry.id)
-            for entry in self.entries.values()
-            for pattern in entry.aliases
-        ]
-        for pattern, model in patterns:
-            if pattern == name:
-                return model
-        for pattern, model in patterns:
-            if fnmatchcase(name, pattern):
-                return model
+        """The id that a name stands for which no node has a model of: itself where
+        models.toml has it, an alias before a pattern, the first of several, the default
+        model before nothing."""
+        if name in self.entries:
+            return name
+        aliases = self.aliases
+        if name in aliases:
+            return aliases[name]
+        for entry in self.entries.values():
+            if any(fnmatchcase(name, pattern) for pattern in entry.aliases):
+                return entry.id
         default = self.default_model or name
-        return self.aliases.get(default, default)
+        return aliases.get(default, default)
 
     @property
     def aliases(self) -> dict[str, str]:

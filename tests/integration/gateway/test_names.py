@@ -87,6 +87,19 @@ async def test_a_default_model_answers_for_every_other_name(home: Home) -> None:
                 assert response.headers["X-Cortex-Model"] == model
 
 
+async def test_nothing_stands_in_for_a_model_that_is_gone(home: Home) -> None:
+    entries = (*ENTRIES, ModelEntry(id="gpt-oss-20b"))
+    async with (
+        FakeNeuron.with_models("small", "large").serving() as fake,
+        gateway_before(
+            home, {"a": fake}, models=entries, default_model="small"
+        ) as client,
+    ):
+        for asked in ("gone", "ghost", "gpt-oss-20b", "gone:latest"):
+            refused = await client.post("/v1/embeddings", 404, model=asked, input="x")
+            assert refused["error"]["code"] == "model_not_found"
+
+
 async def test_the_default_model_may_be_named_by_an_alias(home: Home) -> None:
     async with (
         FakeNeuron.with_models("small", "large").serving() as fake,
