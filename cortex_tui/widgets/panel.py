@@ -95,10 +95,12 @@ class Panel(LineWidget, can_focus=True):
         raise NotImplementedError
 
     def _rule(self) -> Iterable[tuple[str, str]]:
+        width = self.size.width
         if not self.ruled:
-            yield f" {self._title}", "muted"
+            title = fit(self._title, width - 1, ellipsis=self.glyphs.ellipsis)
+            yield f" {title.rstrip()}", "muted"
             return
-        width, rule = self.size.width, self.glyphs.rule
+        rule = self.glyphs.rule
         note = f" {self.note} " if self.note else ""
         title = f" {self._title} "
         room = width - 4 - cells(title)

@@ -407,6 +407,8 @@ async def test_api_keys_are_told_and_told_again() -> None:
         await c.until(lambda: "ci pipeline" not in c.text("#keys"))
         c.gateway.refusal = "the key 'x' has the scope inference"
         await c.until(lambda: "has the scope inference" in c.text("#keys"))
+        c.gateway.refusal = "no " * 200
+        await c.until(lambda: "no…" in c.text("#keys") or "no …" in c.text("#keys"))
         await c.press("K")
         assert c.app.screen is c.app.fleet
         assert not any(w.group == "keys" for w in c.app.workers)
