@@ -46,7 +46,7 @@ def runtime_dir() -> Path:
     default = f"{tempfile.gettempdir()}/{_APP}-{os.getuid()}"
     path = Path(base) / _APP if base else Path(default)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_uid != os.getuid():
+    if path.lstat().st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to another user")
     path.chmod(0o700)
     return path
