@@ -33,6 +33,9 @@ TIMEOUT: Final = 10.0
 _STACK: Final = 256 << 20
 _STATES: Final = 20_000
 """Of one grammar's lexer, at one to two kilobytes each."""
+_FUEL: Final = 100_000
+"""Of one grammar's lexer at its beginning, which is in a step of the engine: with the
+library's own million, nested repetitions stop all outputs for seconds."""
 
 
 class GrammarCompiler:
@@ -175,7 +178,9 @@ class GrammarCompiler:
     def _matcher(self, source: str) -> "LLMatcher":
         from llguidance import LLMatcher, LLParserLimits
 
-        limits = LLParserLimits(max_lexer_states=_STATES, verbose_errors=False)
+        limits = LLParserLimits(
+            initial_lexer_fuel=_FUEL, max_lexer_states=_STATES, verbose_errors=False
+        )
         return LLMatcher(self._tokenizer, source, log_level=0, limits=limits)
 
     @property

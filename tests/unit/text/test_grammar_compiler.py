@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 from llguidance import LLMatcher
@@ -59,6 +60,32 @@ def test_an_output_may_use_up_its_own_limits(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConstraintError, match="too many states") as caught:
         write_anything(compiler.compile(MANY_STATES), random.Random(1))
     assert "\n" not in str(caught.value)
+    compiler.close()
+
+
+def string(pattern: str) -> GrammarSpec:
+    text = {"type": "string", "pattern": pattern}
+    return json_schema({"type": "array", "items": text})
+
+
+def test_a_pattern_that_explodes_holds_no_step_for_long() -> None:
+    compiler = GrammarCompiler(FOLDER, [EOS], PADDED)
+    exploding = "a"
+    for _ in range(5):
+        exploding = f"({exploding}){{99}}"
+    constraint = compiler.compile(string(f"^{exploding}$"))
+    begun = time.process_time()
+    with pytest.raises(ConstraintError, match="too many expressions"):
+        write_anything(constraint, random.Random(1))
+    assert time.process_time() - begun < 1.5
+    compiler.close()
+
+
+def test_a_large_pattern_is_no_explosion() -> None:
+    compiler = GrammarCompiler(FOLDER, [EOS], PADDED)
+    words = "|".join(f"{number:020b}" for number in range(700))
+    for pattern in (f"^({words})$", "^(/[A-Za-z0-9_.-]{1,255}){1,40}$"):
+        write_anything(compiler.compile(string(pattern)), random.Random(1))
     compiler.close()
 
 
