@@ -121,7 +121,8 @@ def _opencode_files(to: Connection, folders: Folders) -> tuple[SettingsFile, ...
         "small_model": name,
     }
     folder = folders.config / "opencode"
-    paths = (folder / "opencode.json", folder / "opencode.jsonc")
+    # It reads both; the first one has the last word, and is what it makes itself.
+    paths = (folder / "opencode.jsonc", folder / "opencode.json")
     return (SettingsFile(paths, JSON, wanted),)
 
 

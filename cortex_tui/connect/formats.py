@@ -5,7 +5,8 @@ the merge is refused; that it was possible is checked by reading the result agai
 """
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from cortex_tui.connect import jsonc, yaml_text
-from cortex_tui.connect.merge import Edit, apply, edits, plain
+from cortex_tui.connect.merge import Edit, Path, apply, edits, plain
 
 _NOT_EDITABLE: Final = "it is written in a way that cannot be added to"
 
@@ -30,9 +31,27 @@ class Format:
 
 
 def _edit_toml(text: str, change: Edit) -> str:
+    if isinstance(change.value, Mapping) and not change.append:
+        # At the end: a comment above whatever followed would seem to be about it.
+        with suppress(tomllib.TOMLDecodeError):
+            return _with_table(text, change.path, change.value)
     document = tomlkit.parse(text)
     apply(document, [change])
     return tomlkit.dumps(document)
+
+
+def _with_table(text: str, path: Path, table: Mapping[str, Any]) -> str:
+    """
+    Raises:
+        tomllib.TOMLDecodeError: it cannot be written as a table of its own there.
+    """
+    for key in reversed(path):
+        table = {str(key): table}
+    separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+    newline = "\r\n" if "\r\n" in text else "\n"
+    text += (separator + tomlkit.dumps(table)).replace("\n", newline)
+    tomllib.loads(text)
+    return text
 
 
 JSON = Format(jsonc.loads, lambda value: jsonc.dumps(value) + "\n", jsonc.edit)

@@ -41,7 +41,8 @@ class Edit:
     replaces: bool = False
 
     def __str__(self) -> str:
-        return f"{dotted(self.path)}: {'changed' if self.replaces else 'added'}"
+        added = "an entry added" if self.append else "added"
+        return f"{dotted(self.path)}: {'changed' if self.replaces else added}"
 
 
 def dotted(path: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cortex_tui.connect.client import SettingsFile
+from cortex_tui.connect.client import PLACEHOLDER, SettingsFile
 from cortex_tui.connect.formats import FormatError, Merged, merge
 from cortex_tui.connect.merge import plain
 from neuron.protocol.announce import write_atomically
@@ -65,7 +65,8 @@ def plan(file: SettingsFile, secret: str | None) -> Plan:
     if old is None:
         report = f"{path}: made, with mode {new_mode:o}"
     else:
-        report = _report(path, merged, closed=closed)
+        own_key = _has(file, PLACEHOLDER) and PLACEHOLDER not in merged.text
+        report = _report(path, merged, closed=closed, own_key=own_key)
     changed = old is None or bool(merged.changes) or closed
     return Plan(path, merged.text, new_mode, report, changed)
 
@@ -87,9 +88,11 @@ def _read(path: Path) -> tuple[str | None, int]:
         raise WriteError(f"{path}: {error.strerror or error}") from error
 
 
-def _report(path: Path, merged: Merged, *, closed: bool) -> str:
+def _report(path: Path, merged: Merged, *, closed: bool, own_key: bool) -> str:
     lines = [f"{path}: {'merged' if merged.changes else 'says so already'}"]
     lines += [f"  {change}" for change in merged.changes]
+    if own_key:
+        lines.append("  the key that is there stays, and is shown to the gateway")
     if closed:
         lines.append("  closed to other users, because it holds a key")
     return "\n".join(lines)

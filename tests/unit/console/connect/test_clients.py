@@ -153,7 +153,7 @@ def test_aider(to: Connection) -> None:
 
 @CONNECTIONS
 def test_opencode(to: Connection) -> None:
-    settings = files("opencode", to)[".config/opencode/opencode.json"]
+    settings = files("opencode", to)[".config/opencode/opencode.jsonc"]
     name, _, model = settings["model"].partition("/")
     assert model == to.model
     assert settings["small_model"] == settings["model"]
@@ -270,10 +270,11 @@ def test_clients_keep_their_settings_where_they_were_told_to() -> None:
 def test_the_file_that_exists_is_meant(tmp_path: Path) -> None:
     client = get("opencode")
     assert client.files is not None
-    path = tmp_path / ".config" / "opencode" / "opencode.jsonc"
-    path.parent.mkdir(parents=True)
-    path.write_text("{}", encoding="utf-8")
-    assert client.files(PLAIN, Folders(tmp_path))[0].path == path
+    folder = tmp_path / ".config" / "opencode"
+    folder.mkdir(parents=True)
+    for name in ("opencode.json", "opencode.jsonc"):  # The last word is the second's.
+        (folder / name).write_text("{}", encoding="utf-8")
+        assert client.files(PLAIN, Folders(tmp_path))[0].path == folder / name
 
 
 def test_a_placeholder_is_no_key() -> None:

@@ -118,13 +118,33 @@ def test_additions_follow_the_files_own_layout() -> None:
     )
     text = "models:\n- name: x # mine\n\n# about b\nb: 2\n"
     wanted = {"models": Entries("name", ({"name": "y", "c": 1},))}
-    assert merge(YAML, text, wanted).text == (
+    merged = merge(YAML, text, wanted)
+    assert merged.text == (
         'models:\n- name: x # mine\n- name: "y"\n  c: 1\n\n# about b\nb: 2\n'
     )
+    assert [*map(str, merged.changes)] == ["models: an entry added"]
     text = "a = 1 # one\n\n[t]\nx = 1\n\n[u]\ny = 2\n"
     assert merge(TOML, text, {"b": 2, "t": {"z": 3}}).text == (
         "a = 1 # one\nb = 2\n\n[t]\nx = 1\nz = 3\n\n[u]\ny = 2\n"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[p.x]\na = 1\n\n# about z\n[z]\nb = 1\n",
+        "p.x.a = 1\r\n# about z\r\n[z]\r\nb = 1\r\n",
+        "[z]\nb = 1\n[[p.x.c]]\nd = 1",
+    ],
+)
+def test_a_table_comes_last_in_toml(text: str) -> None:
+    added = merge(TOML, text, {"p": {"y": {"u": 1}}}).text
+    newline = "\r\n" if "\r\n" in text else "\n"
+    assert added.startswith(text)
+    assert added.endswith(f"{newline}{newline}[p.y]{newline}u = 1{newline}")
+    changed = merge(TOML, added, {"p": {"y": {"u": 2, "v": 3}}})
+    assert tomllib.loads(changed.text)["p"]["y"] == {"u": 2, "v": 3}
+    assert changed.text.startswith(text)
 
 
 def test_what_is_there_is_not_replaced_by_a_default() -> None:
@@ -145,7 +165,6 @@ def test_what_is_there_is_not_replaced_by_a_default() -> None:
         (JSON, "[]", "`the whole` should be a table of settings"),
         (JSON, '{"a": "text"}', "`a` should be a table of settings"),
         (TOML, "a = ", "Invalid value"),
-        (TOML, "a.c.d = 1\n[z]\n", "written in a way that cannot be added to"),
         (YAML, "a: [", "expected the node content"),
         (YAML, "a: 1\n---\nb: 2\n", "expected a single document"),
         (YAML, "x: &x {c: 1}\na: *x\n", "written in a way that cannot be added to"),

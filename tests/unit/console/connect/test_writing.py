@@ -96,11 +96,12 @@ def test_a_file_with_a_key_is_closed_to_others(tmp_path: Path) -> None:
 def test_a_placeholder_replaces_no_key(tmp_path: Path) -> None:
     path = tmp_path / ".aider.conf.yml"
     path.write_text("openai-api-key: mine\n", encoding="utf-8")
-    write("aider", WITHOUT_KEY, tmp_path)
+    said = write("aider", WITHOUT_KEY, tmp_path)
+    assert "the key that is there stays, and is shown to the gateway" in said
     text = path.read_text("utf-8")
     assert "openai-api-key: mine\n" in text
     assert PLACEHOLDER not in text
-    write("aider", WITH_KEY, tmp_path)
+    assert "the key that" not in write("aider", WITH_KEY, tmp_path)
     assert f'openai-api-key: "{KEY}"\n' in path.read_text("utf-8")
 
 
