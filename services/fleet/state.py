@@ -88,8 +88,12 @@ class FleetState:
         self.signal.touch()
 
     def unreachable(self, node: Node, problem: str) -> None:
+        news = node.last_seen is None and node.problem != problem
         node.problem = problem
         self._update_node_state(node)
+        if news:
+            # It never was anything but down: nothing else tells why.
+            self._tell_state(node)
 
     def has_models(self, node: Node, models: list[Model]) -> None:
         first = not node.models_known
@@ -132,7 +136,9 @@ class FleetState:
 
     def _update_node_state(self, node: Node) -> None:
         before, node.state = node.state, state_at(node, time.monotonic())
-        if before is node.state:
-            return
+        if before is not node.state:
+            self._tell_state(node)
+
+    def _tell_state(self, node: Node) -> None:
         level, text = describe_state(node)
         self.events.add(level, "node", text, node=node.name)

@@ -40,6 +40,7 @@ async def test_a_gateway_shows_a_neuron_its_token_and_tells_it_nobody(
                     while "has a token" not in (node.reason or ""):
                         await asyncio.sleep(0.1)
                         (node,) = (await snapshot(http)).nodes
+                assert "one is down: this neuron has a token" in gateway.log_text()
                 assert "a-wrong-one" not in gateway.log_text()
 
 
