@@ -72,7 +72,8 @@ class EventLog:
                 node=node,
             )
         )
-        log.log(_LEVELS[level], "%s", text)
+        # One line each: parts of it are others' words.
+        log.log(_LEVELS[level], "%s", " | ".join(text.splitlines()))
         self._signal.touch()
 
     def last(self, count: int) -> list[FleetEvent]:

@@ -100,6 +100,15 @@ def test_events_after_a_number_and_the_ring(state: FleetState) -> None:
     assert len(state.events.after(0)) == 1000
 
 
+def test_an_event_is_one_line_of_the_log(
+    state: FleetState, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    state.events.add("info", "x", "by me\r\n2026-01-01 ERROR forged")
+    assert caplog.messages == ["by me | 2026-01-01 ERROR forged"]
+    assert "\n" in state.events.last(1)[0].text
+
+
 def test_the_views_merge_all_nodes(state: FleetState) -> None:
     node_with(
         state,
