@@ -113,7 +113,8 @@ class ResponsesSection(ConfigModel):
     max_age_h: Annotated[float, Field(gt=0)] = 72
     """Hours after which one is forgotten."""
     max_mb: Annotated[int, Field(ge=1)] = 256
-    """Space for all, in MiB; beyond it the oldest are forgotten."""
+    """Space for all, each with its whole conversation, in MiB; beyond it the oldest are
+    forgotten."""
 
 
 class CortexConfig(ConfigModel):
