@@ -15,6 +15,7 @@ from services.gateway.client_request import REQUEST_ID, Call
 from services.gateway.client_stream import ClientStream
 from services.gateway.dialect_choice import dialect_of
 from services.gateway.dialects.base import Translation
+from services.gateway.dialects.usage import Usage
 from services.gateway.ending import (
     BROKEN_STREAM,
     UPSTREAM_ERROR,
@@ -22,7 +23,7 @@ from services.gateway.ending import (
     Ending,
 )
 from services.gateway.errors import internal_error
-from services.gateway.meter import BodyMeter, StreamMeter, Usage
+from services.gateway.meter import BodyMeter, StreamMeter
 from services.gateway.refusal import Refusal
 from services.gateway.relay import UpstreamError
 from services.gateway.sending import finish

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from services.fleet.requests import InFlight
 from services.gateway.context import Gateway
-from services.gateway.meter import Usage
+from services.gateway.dialects.usage import Usage
 from services.keys.ledger import Spent
 
 log = logging.getLogger("cortex.requests")

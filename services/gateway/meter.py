@@ -1,11 +1,11 @@
 """What can be told of an answer while its bytes pass, without decoding each chunk."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from neuron.protocol.sse import SseParser
+from services.gateway.dialects.usage import Usage
 
 TAIL_BYTES = 8192
 """Holds the last events: finish, usage, `[DONE]`."""
@@ -13,33 +13,6 @@ MAX_PARSED_BODY = 4 * 1024 * 1024
 """A larger answer that does not stream is relayed without its usage being read."""
 _DATA = b"data: "
 _DONE = b"\ndata: [DONE]"
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts from the answer's own `usage`."""
-
-    prompt: int = 0
-    completion: int = 0
-    cached: int = 0
-
-    @classmethod
-    def of(cls, answer: Any) -> "Usage | None":
-        """From a decoded answer or event, where it has one."""
-        usage = answer.get("usage") if isinstance(answer, dict) else None
-        if not isinstance(usage, dict):
-            return None
-        details = usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        return cls(
-            _count(usage.get("prompt_tokens")),
-            _count(usage.get("completion_tokens")),
-            _count(cached),
-        )
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
 
 
 class BodyMeter:

@@ -8,8 +8,8 @@ from prometheus_client.registry import Collector
 
 from neuron.protocol import routes
 from services.fleet.state import FleetState
+from services.gateway.dialects.usage import Usage
 from services.gateway.key_metrics import KeyMetrics
-from services.gateway.meter import Usage
 from services.schema import NodeState, Operation
 
 DURATION_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)

@@ -6,12 +6,12 @@ import orjson
 from hypothesis import given, settings, strategies as st
 
 from neuron.protocol import sse
+from services.gateway.dialects.usage import Usage
 from services.gateway.meter import (
     MAX_PARSED_BODY,
     TAIL_BYTES,
     BodyMeter,
     StreamMeter,
-    Usage,
 )
 from tests.support.fake_neuron import token, usage
 

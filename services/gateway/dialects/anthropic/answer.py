@@ -6,6 +6,7 @@ import orjson
 
 from services.gateway.dialects.anthropic.thoughts import signature
 from services.gateway.dialects.base import NO_REASON, Json
+from services.gateway.dialects.usage import Usage
 
 _STOP_REASONS: Final = {
     "stop": "end_turn",
@@ -28,7 +29,7 @@ def as_message(answer: Json, *, hide_thoughts: bool) -> Json:
         "content": content_blocks(choice["message"], hide_thoughts=hide_thoughts),
         "stop_reason": reason,
         "stop_sequence": sequence,
-        "usage": usage_of(answer.get("usage")),
+        "usage": usage_of(Usage.of(answer)),
     }
 
 
@@ -87,20 +88,13 @@ def stop_of(choice: Json) -> tuple[str | None, str | None]:
     return _STOP_REASONS[reason], None
 
 
-def usage_of(usage: Any) -> Json:
+def usage_of(told: Usage | None) -> Json:
     """Tokens read from the prefix cache are not among the `input_tokens`."""
-    told = usage if isinstance(usage, dict) else {}
-    cached = _count(told.get("prompt_tokens_details"), "cached_tokens")
-    thinking = _count(told.get("completion_tokens_details"), "reasoning_tokens")
+    usage = told or Usage()
     return {
-        "input_tokens": _count(told, "prompt_tokens") - cached,
+        "input_tokens": usage.prompt - usage.cached,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": cached,
-        "output_tokens": _count(told, "completion_tokens"),
-        "output_tokens_details": {"thinking_tokens": thinking},
+        "cache_read_input_tokens": usage.cached,
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning},
     }
-
-
-def _count(told: Any, name: str) -> int:
-    value = told.get(name) if isinstance(told, dict) else None
-    return value if isinstance(value, int) else 0

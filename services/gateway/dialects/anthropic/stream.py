@@ -1,7 +1,5 @@
 """One streamed answer as a message's events."""
 
-from typing import Any
-
 from neuron.protocol import sse
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.anthropic.answer import (
@@ -12,6 +10,7 @@ from services.gateway.dialects.anthropic.answer import (
 from services.gateway.dialects.anthropic.blocks import Blocks, event
 from services.gateway.dialects.anthropic.errors import worded
 from services.gateway.dialects.base import NO_REASON, Json
+from services.gateway.dialects.usage import Usage
 
 
 class MessageWriter:
@@ -20,7 +19,7 @@ class MessageWriter:
     def __init__(self, *, hide_thoughts: bool) -> None:
         self._blocks = Blocks(hide_thoughts=hide_thoughts)
         self._begun = False
-        self._usage: Any = None
+        self._usage: Usage | None = None
         self._reason: str | None = None
         self._sequence: str | None = None
 
@@ -32,7 +31,7 @@ class MessageWriter:
         return self._begin(chunk) + self._more(chunk)
 
     def _begin(self, chunk: Json) -> bytes:
-        self._usage = chunk.get("usage") or self._usage
+        self._usage = Usage.of(chunk) or self._usage
         if self._begun:
             return b""
         message = message_envelope(chunk) | {"usage": usage_of(self._usage)}

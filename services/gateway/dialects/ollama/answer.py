@@ -17,6 +17,7 @@ from services.gateway.dialects.ollama.calls import Calls, whole_calls
 from services.gateway.dialects.ollama.dialect import Ollama
 from services.gateway.dialects.ollama.lines import Said, as_message, ending, line
 from services.gateway.dialects.ollama.places import place_as_sent
+from services.gateway.dialects.usage import Usage
 
 
 def _nothing() -> None:
@@ -59,7 +60,7 @@ class OllamaTranslation(Translation):
     def last(self, said: Said, reason: str, told: Json) -> Json:
         """The object that ends the answer."""
         taken = time.monotonic() - self.started
-        end = ending(reason, told.get("usage"), told.get("timings"), taken)
+        end = ending(reason, Usage.of(told), told.get("timings"), taken)
         return line(self.asked, self.word(said), end)
 
 

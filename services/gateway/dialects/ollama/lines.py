@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.usage import Usage
 
 _NS: Final = 1_000_000_000
 
@@ -60,18 +61,17 @@ def line(model: str, words: Json, end: Json | None = None) -> Json:
     }
 
 
-def ending(reason: str, usage: Any, timings: Any, total_s: float) -> Json:
+def ending(reason: str, usage: Usage | None, timings: Any, total_s: float) -> Json:
     """Why the answer ended, what it used and how long it took, in nanoseconds.
 
     What is before the prompt's evaluation is `load_duration`: the load where there was
     one, and the wait for a slot.
     """
-    usage, timings = usage or {}, timings or {}
+    timings = timings or {}
     prefill, decode = timings.get("prefill_s") or 0, timings.get("decode_s") or 0
-    counts = {
-        "prompt_eval_count": usage.get("prompt_tokens"),
-        "eval_count": usage.get("completion_tokens"),
-    }
+    counts: Json = {}
+    if usage is not None:
+        counts = {"prompt_eval_count": usage.prompt, "eval_count": usage.completion}
     return {
         # Ollama does not tell calls from other good ends.
         "done_reason": "length" if reason == "length" else "stop",
@@ -79,7 +79,7 @@ def ending(reason: str, usage: Any, timings: Any, total_s: float) -> Json:
         "load_duration": int(max(total_s - prefill - decode, 0) * _NS),
         "prompt_eval_duration": int(prefill * _NS),
         "eval_duration": int(decode * _NS),
-        **{name: count for name, count in counts.items() if count is not None},
+        **counts,
     }
 
 

@@ -17,6 +17,7 @@ from services.gateway.dialects.responses.output_items import (
 from services.gateway.dialects.responses.response import failure, usage_of
 from services.gateway.dialects.responses.scores import TextScores
 from services.gateway.dialects.responses.tool_names import ToolNames
+from services.gateway.dialects.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Assembly:
     def chunk(self, chunk: Json) -> list[Json]:
         """More of the answer."""
         events = [] if self._created else self._begin()
-        if usage := usage_of(chunk.get("usage")):
-            self.response["usage"] = usage
+        if usage := Usage.of(chunk):
+            self.response["usage"] = usage_of(usage)
         for choice in chunk.get("choices") or ():
             events += self._delta(choice.get("delta") or {}, choice.get("logprobs"))
             if choice.get("finish_reason") is not None:

@@ -1,10 +1,8 @@
 """The response object: what it says of its request, its usage, its failure."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from neuron.protocol.errors import ApiError
 from services.gateway.dialects.base import Json
+from services.gateway.dialects.usage import Usage
 
 _TOLD = {"rate_limit_exceeded", "context_length_exceeded"}
 _ECHOED = (
@@ -50,24 +48,18 @@ def new_response(body: Json, id_: str, created_at: int, *, stored: bool) -> Json
     }
 
 
-def usage_of(told: Any) -> Json | None:
+def usage_of(usage: Usage) -> Json:
     """The neuron's count in the words of a response."""
-    if not isinstance(told, Mapping):
-        return None
-    prompt = told.get("prompt_tokens_details") or {}
-    answer = told.get("completion_tokens_details") or {}
     return {
-        "input_tokens": told.get("prompt_tokens") or 0,
+        "input_tokens": usage.prompt,
         "input_tokens_details": {
-            "cached_tokens": prompt.get("cached_tokens") or 0,
+            "cached_tokens": usage.cached,
             # Nothing here is written at a price, which is what this counts.
             "cache_write_tokens": 0,
         },
-        "output_tokens": told.get("completion_tokens") or 0,
-        "output_tokens_details": {
-            "reasoning_tokens": answer.get("reasoning_tokens") or 0
-        },
-        "total_tokens": told.get("total_tokens") or 0,
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.prompt + usage.completion,
     }
 
 
