@@ -17,7 +17,7 @@ from services.gateway.dialects.fields import (
 )
 from services.gateway.dialects.responses import thought
 from services.gateway.dialects.responses.content import content_of
-from services.gateway.dialects.responses.idle import ITEM, PART, idle
+from services.gateway.dialects.responses.ignored import ITEM, PART, ignored
 from services.gateway.dialects.responses.tool_names import ToolNames
 from services.gateway.dialects.responses.tools import called_with
 
@@ -90,7 +90,7 @@ class Conversation:
     places: list[dict[str, str]] = field(default_factory=list)
     """Where each message and its parts stand in the client's request."""
     warnings: list[str] = field(default_factory=list)
-    idle: set[str] = field(default_factory=set)
+    ignored: set[str] = field(default_factory=set)
     """Fields of items and of their parts that have no effect here."""
     _messages: list[Json] = field(default_factory=list)
     """Their thoughts still in pieces."""
@@ -115,7 +115,7 @@ class Conversation:
         Raises:
             ApiError: 400, it is malformed, or of a kind that is not known here.
         """
-        self.idle |= idle(item, ITEM)
+        self.ignored |= ignored(item, ITEM)
         match kind_of(item, place):
             case "message":
                 self._add_message(item, place)
@@ -156,7 +156,7 @@ class Conversation:
         content = content_of(item, name, place)
         if isinstance(parts := item[name], list):
             for part in parts:
-                self.idle |= {f"{name}.{each}" for each in idle(part, PART)}
+                self.ignored |= {f"{name}.{each}" for each in ignored(part, PART)}
         return content
 
     def _add_call(self, item: Json, place: str, arguments: str) -> None:

@@ -10,7 +10,7 @@ from services.gateway.dialects.base import Json
 from services.gateway.dialects.fields import optional, refused, unsupported
 from services.gateway.dialects.responses import settings
 from services.gateway.dialects.responses.assembly import Shape
-from services.gateway.dialects.responses.idle import told
+from services.gateway.dialects.responses.ignored import told
 from services.gateway.dialects.responses.items import (
     Conversation,
     kind_of,
@@ -140,7 +140,7 @@ def _read(body: Json, memory: Memory) -> _Read:
     if not translated["messages"]:
         raise refused("input", "should hold something to answer")
     warnings += [*tools.warnings, *conversation.warnings]
-    warnings += [*told("tools", tools.idle), *told("input", conversation.idle)]
+    warnings += [*told("tools", tools.ignored), *told("input", conversation.ignored)]
     places = Places(conversation.places, tools.places)
     return _Read(translated, places, tools.names, context, warnings)
 

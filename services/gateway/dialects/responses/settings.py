@@ -11,7 +11,7 @@ from services.gateway.dialects.fields import (
     required,
     unsupported,
 )
-from services.gateway.dialects.responses.idle import REASONING, TEXT, idle, told
+from services.gateway.dialects.responses.ignored import REASONING, TEXT, ignored, told
 
 LOGPROBS: Final = "message.output_text.logprobs"
 SEALED_THOUGHT: Final = "reasoning.encrypted_content"
@@ -174,7 +174,7 @@ def _effort(body: Json, warnings: list[str]) -> str | None:
     for name, values in neutral.items():
         if reasoning.get(name) not in values:
             warnings.append(no_effect(f"reasoning.{name}"))
-    warnings += told("reasoning", idle(reasoning, REASONING))
+    warnings += told("reasoning", ignored(reasoning, REASONING))
     return effort
 
 
@@ -182,7 +182,7 @@ def _response_format(body: Json, warnings: list[str]) -> Json | None:
     text = optional(body, "text", dict, "") or {}
     if optional(text, "verbosity", str, "text") not in (None, "medium"):
         warnings.append(no_effect("text.verbosity"))
-    warnings += told("text", idle(text, TEXT))
+    warnings += told("text", ignored(text, TEXT))
     format_ = optional(text, "format", dict, "text")
     if format_ is None:
         return None

@@ -16,7 +16,7 @@ from services.gateway.dialects.fields import (
     required,
     unsupported,
 )
-from services.gateway.dialects.responses.idle import TOOL, idle
+from services.gateway.dialects.responses.ignored import TOOL, ignored
 from services.gateway.dialects.responses.lark import NotRegularError, as_regex
 from services.gateway.dialects.responses.tool_names import ToolName, ToolNames
 
@@ -40,7 +40,7 @@ class Toolset:
     names: ToolNames = field(default_factory=ToolNames)
     hosted: list[tuple[str, str]] = field(default_factory=list)
     """Place and type of what nobody here can run."""
-    idle: set[str] = field(default_factory=set)
+    ignored: set[str] = field(default_factory=set)
     """Fields of tools that have no effect here."""
     warnings: list[str] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class Toolset:
         namespace = required(tool, "name", str, place)
         # Told once, with its first tool: the neuron's form has no other place for it.
         about = optional(tool, "description", str, place) or ""
-        self.idle |= idle(tool, TOOL)
+        self.ignored |= ignored(tool, TOOL)
         for inner_place, inner in objects(tool, "tools", place):
             kind = required(inner, "type", str, inner_place)
             if kind not in _CALLABLE:
@@ -94,7 +94,7 @@ class Toolset:
                 f"{place}.name",
                 "should be 1 to 128 letters, digits, dashes, underscores",
             )
-        self.idle |= idle(tool, TOOL)
+        self.ignored |= ignored(tool, TOOL)
         function = self.names.add(ToolName(name, namespace, custom))
         if function is None:
             raise refused(f"{place}.name", f"there is another tool '{name}'")

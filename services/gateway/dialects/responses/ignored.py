@@ -23,7 +23,7 @@ REASONING: Final = frozenset({
 TEXT: Final = frozenset({"format", "verbosity"})
 
 
-def idle(fields: Json, known: frozenset[str]) -> set[str]:
+def ignored(fields: Json, known: frozenset[str]) -> set[str]:
     """Names of those that ask for something and are not known."""
     return {name for name, value in fields.items() if value and name not in known}
 
