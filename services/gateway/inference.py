@@ -42,6 +42,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     with refusals_told(request):
         asked = named_model(await read_object(request))
         model = await identity.concrete(request, asked)
+        identity.begin(request, model, request.path)
         raise ApiError(
             400,
             f"model '{model}' generates text and cannot embed; no model here can",

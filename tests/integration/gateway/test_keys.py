@@ -264,10 +264,13 @@ async def test_models_a_key_may_not_use_do_not_exist_for_it(home: Home) -> None:
         assert status == 404
         status, answer, _ = await asked(client, bearer("alice"), model="other")
         assert status == 200
-        status, answer, _ = await asked(client, bearer("alice"), model="m")
-        assert status == 403
-        assert answer["error"]["code"] == "model_not_allowed"
-        assert answer["error"]["param"] == "model"
+        for path in (CHAT, "/v1/embeddings"):
+            status, answer, _ = await asked(
+                client, bearer("alice"), path=path, model="m"
+            )
+            assert status == 403
+            assert answer["error"]["code"] == "model_not_allowed"
+            assert answer["error"]["param"] == "model"
         assert len(fake.received) == 1
         status, answer, _ = await asked(client, bearer("alice"), model="none")
         assert status == 404
