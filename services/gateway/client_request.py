@@ -126,7 +126,7 @@ async def read_call(
     request: web.Request,
     translate: Translating | None,
 ) -> Call:
-    """Read the body, once, and learn which model it is for.
+    """Read the body, and learn which model it is for; then only its bytes are kept.
 
     Raises:
         ApiError: it is no JSON object, names no model or an unknown one, or is not
@@ -140,11 +140,16 @@ async def read_call(
         path, body = translation.path, _encoded(translation.body)
     model = await identity.concrete(request, asked)
     identity.begin(request, model, path)
+    stream = translation.stream if translation else fields.get("stream") is True
+    # Decoded, a body can be twenty times as large, and answers take long.
+    fields.clear()
+    if translation is not None:
+        translation.body.clear()
     return Call(
         path=path,
         body=body,
         model=model,
-        stream=translation.stream if translation else fields.get("stream") is True,
+        stream=stream,
         headers=_headers(request, model, translated=translation is not None),
         translation=translation,
     )

@@ -178,6 +178,24 @@ async def test_what_was_used_until_the_client_left_is_known(
     assert "prompt=7 completion=1 cached=4" in line
 
 
+async def test_a_body_is_kept_as_bytes_alone(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Any] = []
+    monkeypatch.setattr(
+        "services.gateway.dialects.anthropic.request.refuse_foreign", decoded.append
+    )
+    async with (
+        FakeNeuron.with_models("m").serving() as fake,
+        gateway_before(home, {"a": fake}) as client,
+    ):
+        fake.reply = fake_neuron.hangs()
+        asking = asyncio.ensure_future(ask(client))
+        await until(lambda: bool(fake.received))
+        assert [body.values for body in decoded] == [{}]
+        asking.cancel()
+
+
 async def test_the_loop_goes_on_while_a_large_body_is_translated(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
