@@ -6,7 +6,6 @@ over where no key is required. A key that is shown holds its owner to its limits
 there.
 """
 
-import logging
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -16,17 +15,14 @@ from aiohttp.typedefs import Handler
 
 from neuron.protocol import routes
 from neuron.protocol.errors import ApiError
-from neuron.protocol.headers import plain_value
 from services import schema
-from services.gateway.client_request import request_id
 from services.gateway.context import GATEWAY, Gateway
+from services.gateway.errors import log_refusal
 from services.gateway.guard import ADMIN_PREFIX, over_unix_socket
 from services.gateway.identity import KEY
 from services.keys.file import KeySection
 from services.keys.ledger import Spent
 from services.keys.ring import Problem
-
-log = logging.getLogger(__name__)
 
 _BEARER: Final = "bearer "
 _PLAIN_HEADERS: Final = ("x-api-key", "api-key")
@@ -59,9 +55,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
             _check(gateway, request, found)
         except ApiError as error:
             gateway.metrics.keys.unauthorized(error.code)
-            # A path may have line breaks.
-            why = plain_value(str(error))
-            log.info("request id=%s refused: %s", request_id(request), why)
+            log_refusal(request, error)
             raise
     return await handler(request)
 

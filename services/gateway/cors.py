@@ -8,7 +8,6 @@ rebinding).
 No answer ever allows a browser's own credentials: a page shows its key in a header.
 """
 
-import logging
 from typing import Final
 
 from aiohttp import web
@@ -16,11 +15,9 @@ from aiohttp.typedefs import Handler
 
 from neuron.protocol.errors import ApiError
 from neuron.protocol.headers import plain_value
-from services.gateway.client_request import request_id
 from services.gateway.context import GATEWAY
+from services.gateway.errors import log_refusal
 from services.gateway.guard import ADMIN_PREFIX
-
-log = logging.getLogger(__name__)
 
 ANY: Final = "*"
 _ORIGIN: Final = "Origin"
@@ -85,5 +82,5 @@ def _refused(request: web.Request, origin: str) -> ApiError:
         type="permission_error",
     )
     # The page cannot read the answer; whoever looks for the reason finds it here.
-    log.info("request id=%s refused: %s", request_id(request), error)
+    log_refusal(request, error)
     return error

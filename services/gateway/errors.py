@@ -6,6 +6,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from neuron.protocol.errors import ApiError
+from neuron.protocol.headers import plain_value
 from services.gateway.client_request import request_id
 from services.gateway.dialect_choice import dialect_of
 from services.gateway.ending import CLIENT_CLOSED
@@ -22,6 +23,12 @@ def error_response(request: web.Request, error: ApiError) -> web.Response:
         status=dialect.status(error),
         headers={**error.headers(), **dialect.headers(id_)},
     )
+
+
+def log_refusal(request: web.Request, error: ApiError | web.HTTPException) -> None:
+    """In one line, whatever of the request the error repeats."""
+    why = plain_value(str(error))
+    log.info("request id=%s refused: %d %s", request_id(request), error.status, why)
 
 
 @web.middleware

@@ -1,6 +1,5 @@
 """Client routes that name a model: read the request, answer it, tell how it ended."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +7,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from neuron.protocol.errors import ApiError, shutting_down
-from neuron.protocol.headers import plain_value
 from services.gateway import identity
 from services.gateway.client_request import (
     Translate,
@@ -22,10 +20,9 @@ from services.gateway.client_request import (
 )
 from services.gateway.context import GATEWAY
 from services.gateway.ending import record
+from services.gateway.errors import log_refusal
 from services.gateway.exchange import Exchange
 from services.gateway.metrics import GENERATING
-
-log = logging.getLogger(__name__)
 
 
 async def handle(request: web.Request) -> web.StreamResponse:
@@ -70,8 +67,7 @@ def refusals_told(request: web.Request) -> Iterator[None]:
         metrics.refused(request.path, error.status)
         if key is not None:
             metrics.keys.request_refused(key.name, error.status)
-        why = plain_value(str(error))
-        log.info("request id=%s refused: %d %s", request_id(request), error.status, why)
+        log_refusal(request, error)
         raise
 
 

@@ -542,7 +542,7 @@ async def test_a_page_that_asks_no_permission_makes_nothing_happen(
                 assert "Access-Control-Allow-Origin" not in response.headers
                 said = message_of(path, await response.json())
             assert "cors_origins" in said
-            assert f"refused: {said}" in caplog.text
+            assert f"refused: 403 {said}" in caplog.text
         assert not fake.received
         assert fake.models["m"].state is ModelState.READY
 

@@ -137,7 +137,7 @@ async def test_a_reload_reads_keys_too_and_refuses_broken_ones(home: Home) -> No
             log = gateway.log_text()
     assert shown not in log
     assert log.count("was read again; good keys: 1") == 1
-    assert re.search(r"request id=\S+ refused: this gateway needs a key", log)
+    assert re.search(r"request id=\S+ refused: 401 this gateway needs a key", log)
 
 
 def beyond_loopback(home: Home, *arguments: str) -> "subprocess.CompletedProcess[str]":
