@@ -1,6 +1,7 @@
 """Settings files, written so that nothing of what they had is lost."""
 
 import json
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def plan(file: SettingsFile, secret: str | None) -> Plan:
     Raises:
         WriteError: the file cannot be read or added to.
     """
-    path = file.path.resolve()
+    path = Path(os.path.realpath(file.path))  # Not `resolve`, which fails at a loop.
     old, mode = _read(path)
     try:
         merged = merge(file.format, old or "", file.wanted)

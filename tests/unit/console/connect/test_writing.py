@@ -134,6 +134,10 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(WriteError, match="not UTF-8"):
         write("qwen-code", WITHOUT_KEY, tmp_path)
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(WriteError, match="symbolic links"):
+        write("qwen-code", WITHOUT_KEY, tmp_path)
     (tmp_path / ".pi").write_text("", encoding="utf-8")
     with pytest.raises(WriteError, match=r"models.json: Not a directory"):
         write("pi", WITHOUT_KEY, tmp_path)
