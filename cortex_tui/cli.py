@@ -123,19 +123,19 @@ def _one_shot(arguments: argparse.Namespace) -> int:
 
 
 def _connect(arguments: argparse.Namespace) -> int:
-    from cortex_tui.connect import command
+    from cortex_tui.connect import clients, command, writing
 
     if arguments.client is None:
         print(command.listing())
         return OK
-    client = command.find(arguments.client)
+    client = clients.find(arguments.client)
     if client is None:
         unknown = f"no client '{arguments.client}'"
         return _fail(USAGE, f"{unknown}; `cortex-tui connect` lists them")
-    do = command.write if arguments.write else command.show
+    where, model = _where(arguments), arguments.model
     try:
-        return _tell(do(client, _where(arguments), arguments.model))
-    except command.WriteError as error:
+        return _tell(command.run(client, where, model, write=arguments.write))
+    except writing.WriteError as error:
         return _fail(REFUSED, str(error))
 
 

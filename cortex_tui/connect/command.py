@@ -8,12 +8,10 @@ from typing import Final
 
 from cortex_tui.connect import gateway
 from cortex_tui.connect.client import Client, Connection, Environment, Folders
-from cortex_tui.connect.clients import CLIENTS, find
+from cortex_tui.connect.clients import CLIENTS
 from cortex_tui.connect.writing import WriteError, plan
 from cortex_tui.outcome import Outcome
 from cortex_tui.target import Target
-
-__all__ = ["WriteError", "find", "listing", "show", "write"]
 
 _SHOWN: Final = Folders(Path("~"))
 
@@ -37,20 +35,8 @@ def _ways(client: Client, to: Connection) -> Iterator[str]:
         yield f"--write {client.files(to, _SHOWN)[0].path}"
 
 
-def show(client: Client, where: Target, model: str | None) -> Outcome:
-    """The client's configuration: a program, or lines for a shell, or files.
-
-    Raises:
-        Unreachable: nobody answers there.
-        Refused: the key or the model is not accepted, or there is no model.
-    """
-    answer = gateway.ask(where, model)
-    text = configuration(client, answer.connection, _folders())
-    return Outcome(text, _notes(client, answer))
-
-
-def write(client: Client, where: Target, model: str | None) -> Outcome:
-    """Merge the configuration into the client's files, and say what was changed.
+def run(client: Client, where: Target, model: str | None, *, write: bool) -> Outcome:
+    """The client's configuration, printed or merged into its files; and notes on it.
 
     Raises:
         Unreachable: nobody answers there.
@@ -58,8 +44,9 @@ def write(client: Client, where: Target, model: str | None) -> Outcome:
         WriteError: as of `merge_files`.
     """
     answer = gateway.ask(where, model)
-    text = merge_files(client, answer.connection, _folders())
-    return Outcome(text, _notes(client, answer))
+    do = merge_files if write else configuration
+    folders = Folders(Path.home(), os.environ)
+    return Outcome(do(client, answer.connection, folders), _notes(client, answer))
 
 
 def _notes(client: Client, answer: gateway.Answer) -> tuple[str, ...]:
@@ -67,10 +54,6 @@ def _notes(client: Client, answer: gateway.Answer) -> tuple[str, ...]:
         return answer.notes
     model = answer.connection.model
     return (*answer.notes, f"{model} cannot call tools, and {client.name} needs them")
-
-
-def _folders() -> Folders:
-    return Folders(Path.home(), os.environ)
 
 
 def configuration(client: Client, to: Connection, where: Folders) -> str:
