@@ -102,7 +102,8 @@ def _offers(where: Target, model: str | None) -> list[Offer]:
     listed = _read_list(plain_http.request(where, "GET", routes.V1_MODELS), where)
     offers = [offer for offer in listed if not offer.alias]
     if not offers:
-        raise Refused("the gateway has no model that can be served")
+        whom = "this key" if where.key else "anybody"
+        raise Refused(f"the gateway has no model to serve to {whom}")
     return sorted(offers, key=_rank)
 
 

@@ -171,6 +171,16 @@ def test_a_gateway_that_requires_keys(home: Home) -> None:
         assert _pi_key(path) == secret
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
+        limited = cortex(home, "keys", "add", "ci", "--models", "qwen3-*").stdout
+        ask = ("connect", "pi", "--key", limited.split()[0])
+        deadline = time.monotonic() + DEADLINE_S
+        while (
+            "no model to serve to this key" not in (done := cortex(home, *ask)).stderr
+        ):
+            assert time.monotonic() < deadline, done
+            time.sleep(0.1)
+        assert (done.returncode, done.stdout) == (1, "")
+
 
 def _pi_key(path: Path) -> object:
     return json.loads(path.read_text("utf-8"))["providers"]["cortex"]["apiKey"]
