@@ -50,7 +50,7 @@ class GatewayLog:
     def __post_init__(self) -> None:
         # A request of the test before may have been answered, and not have ended yet.
         deadline = time.monotonic() + DEADLINE_S
-        while running := in_flight(self.gateway):
+        while running := _in_flight(self.gateway):
             assert time.monotonic() < deadline, running
             time.sleep(0.02)
         self._begin = len(self.gateway.log_text())
@@ -79,7 +79,7 @@ class GatewayLog:
         return [line for line in lines if pattern.search(line) and line.endswith("\n")]
 
 
-def in_flight(gateway: Process) -> set[str]:
+def _in_flight(gateway: Process) -> set[str]:
     """Ids of the requests that have not ended."""
     with urllib.request.urlopen(f"{gateway.url}/admin/v1/fleet") as response:
         return {request["id"] for request in json.load(response)["requests"]}

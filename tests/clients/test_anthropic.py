@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import AGENT, ASSISTANT, MODEL
-from tests.clients.gateway_log import in_flight
+from tests.clients.gateway_log import GatewayLog
 from tests.support import python_clients
 from tests.support.processes import Process
 
@@ -290,17 +289,15 @@ async def test_leaving_is_noticed(gateway: Process) -> None:
         "max_tokens": 2000,
         "thinking": {"type": "adaptive"},
     }
-    async with anthropic.AsyncAnthropic(
-        base_url=gateway.url, api_key="x", max_retries=0
-    ) as claude:
-        headers = {"X-Request-Id": "leaves-early"}
-        async with await claude.messages.create(
-            **asked, stream=True, extra_headers=headers
-        ) as stream:
-            async for event in stream:
-                if event.type == "content_block_delta":
-                    break
-        deadline = time.monotonic() + 20
-        while "leaves-early" in await asyncio.to_thread(in_flight, gateway):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
+    log = GatewayLog(gateway)
+    async with (
+        anthropic.AsyncAnthropic(
+            base_url=gateway.url, api_key="x", max_retries=0
+        ) as claude,
+        await claude.messages.create(**asked, stream=True) as stream,
+    ):
+        async for event in stream:
+            if event.type == "content_block_delta":
+                break
+    [ended] = await asyncio.to_thread(log.ended, 1)
+    assert ended.outcome == "client_gone"

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -13,6 +12,7 @@ import openai
 import pytest
 
 from tests.clients.conftest import AGENT, ASSISTANT, MODEL
+from tests.clients.gateway_log import GatewayLog
 from tests.support import python_clients
 from tests.support.processes import Process
 
@@ -322,19 +322,12 @@ def test_a_stream_is_refused_as_a_whole_answer_is(llama: Any, path: str) -> None
 
 async def test_leaving_is_noticed(gateway: Process) -> None:
     asked = CHAT | {"model": AGENT, "options": {"num_predict": 2000}}
-    headers = {"X-Request-Id": "leaves-llama"}
-    async with ollama.AsyncClient(host=gateway.url, headers=headers) as llama:
+    log = GatewayLog(gateway)
+    async with ollama.AsyncClient(host=gateway.url) as llama:
         stream = await llama.chat(**asked, stream=True)
         async for part in stream:
             assert part.message.thinking
             break
         await stream.aclose()
-        deadline = time.monotonic() + 20
-        while "leaves-llama" in await asyncio.to_thread(in_flight, gateway):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
-
-
-def in_flight(gateway: Process) -> set[str]:
-    with urllib.request.urlopen(f"{gateway.url}/admin/v1/fleet") as response:
-        return {request["id"] for request in json.load(response)["requests"]}
+    [ended] = await asyncio.to_thread(log.ended, 1)
+    assert ended.outcome == "client_gone"
