@@ -103,11 +103,21 @@ class Text(_LiteLlm):
     route = "/v1/completions"
     prefix = "text-completion-openai"
 
+    def __init__(self, url: str, model: str) -> None:
+        super().__init__(url, model)
+        # It would leave one of its own to the garbage collector.
+        self._client = openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0)
+
+    async def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, messages: list[Any], **settings: Any) -> Any:
+        return super()._ask(messages, client=self._client, **settings)
+
     async def leave(self) -> None:
+        next(self._ask([_user(ENDLESS)], stream=True, max_tokens=200))
         # Its stream cannot be closed, but only the connection can.
-        with openai.OpenAI(base_url=f"{self.url}/v1", api_key="x") as client:
-            settings = {"stream": True, "max_tokens": 200, "client": client}
-            next(self._ask([_user(ENDLESS)], **settings))
+        self._client.close()
 
 
 class Messages(_LiteLlm):
