@@ -6,7 +6,6 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from signal import SIGINT
 from subprocess import DEVNULL, PIPE, Popen
 from typing import Any, ClassVar
 
@@ -85,7 +84,8 @@ class Chat(Driver):
         with self._start(ENDLESS, max_tokens=200) as process:
             assert process.stdout is not None
             process.stdout.read(1)
-            process.send_signal(SIGINT)
+            # Not an interrupt, which what runs in the background may not hear.
+            process.terminate()
             process.communicate(timeout=_DEADLINE_S)
 
     async def structured(self) -> Mood:
