@@ -252,7 +252,10 @@ AGENTS = (
         "continue",
         "Continue",
         files=_continue_files,
-        start=lambda to: "cn",
+        # Unless it is told, it first asks for its vendor's account.
+        start=lambda to: (
+            'cn --config "${CONTINUE_GLOBAL_DIR:-$HOME/.continue}/config.yaml"'
+        ),
         needs_tools=True,
     ),
     Client(

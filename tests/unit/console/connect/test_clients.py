@@ -177,6 +177,18 @@ def test_continue(to: Connection) -> None:
     assert "chat" in model["roles"]
 
 
+@pytest.mark.parametrize("moved", [None, "/else where"])
+def test_continue_is_started_with_its_file(moved: str | None) -> None:
+    start = get("continue").start
+    assert start is not None
+    command = start(PLAIN).replace("cn ", "printf %s, ", 1)
+    environ = {"HOME": "/home/me"} | ({"CONTINUE_GLOBAL_DIR": moved} if moved else {})
+    said = subprocess.run(
+        ["sh", "-c", command], env=environ, capture_output=True, text=True, check=True
+    )
+    assert said.stdout == f"--config,{moved or '/home/me/.continue'}/config.yaml,"
+
+
 @CONNECTIONS
 def test_qwen_code(to: Connection) -> None:
     assert environment("qwen-code", to) == {
