@@ -145,7 +145,7 @@ def load_keys(explicit_config: Path | None = None) -> Keys:
     """
     if explicit_config is not None:
         # Absolute, as it is told to command lines that run elsewhere.
-        return read_keys(explicit_config.absolute().parent / KEYS_TOML)
+        return read_keys(explicit_config.parent.resolve() / KEYS_TOML)
     return read_keys(lookup())
 
 
