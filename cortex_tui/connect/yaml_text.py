@@ -4,14 +4,18 @@ Strings are written in double quotes, which YAML 1.1 and 1.2 read alike.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from cortex_tui.connect.merge import Edit, Key, dotted
+
+_COLON_OF_NOTHING: Final = re.compile(r":(?=\s*(?:#[^\n]*(?:\n\s*|\Z))*\Z)")
+"""An empty value is said to stand after the comments that follow its name."""
 
 
 class YamlError(ValueError):
@@ -91,8 +95,10 @@ def _part(node: Any, key: Key, change: Edit, *, required: bool = True) -> Any:
 
 
 def _replace(text: str, node: Node, change: Edit) -> str:
-    start, end = node.start_mark.index, len(text[: _end(node)].rstrip())
-    start = min(start, end)  # An empty value may be said to stand on a later line.
+    start, end = node.start_mark.index, _end(node)
+    if start == end and (colon := _COLON_OF_NOTHING.search(text, 0, end)):
+        start = end = colon.end()
+    end = len(text[:end].rstrip())
     value = json.dumps(change.value, ensure_ascii=False)
     # After a colon, and deeper than the name that a block's dashes may stand below.
     space = " " if text[start - 1 : start] == ":" or _is_block(node) else ""

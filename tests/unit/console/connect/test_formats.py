@@ -123,6 +123,10 @@ def test_additions_follow_the_files_own_layout() -> None:
         'models:\n- name: x # mine\n- name: "y"\n  c: 1\n\n# about b\nb: 2\n'
     )
     assert [*map(str, merged.changes)] == ["models: an entry added"]
+    text = "models: # none: yet\n  # really\nb: 2\n"
+    assert merge(YAML, text, {"models": Entries("name", ({"name": "y"},))}).text == (
+        'models: [{"name": "y"}] # none: yet\n  # really\nb: 2\n'
+    )
     text = "a = 1 # one\n\n[t]\nx = 1\n\n[u]\ny = 2\n"
     assert merge(TOML, text, {"b": 2, "t": {"z": 3}}).text == (
         "a = 1 # one\nb = 2\n\n[t]\nx = 1\nz = 3\n\n[u]\ny = 2\n"
