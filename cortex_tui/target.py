@@ -48,6 +48,9 @@ def parse(text: str) -> Target:
         raise TargetError(f"'{text}' is not an address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise TargetError(f"'{text}' is not an address; write http://host:31313")
+    if "@" in parts.netloc:
+        # Without the address, which says a secret.
+        raise TargetError("an address has no user and password; show a key by --key")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     if port is None and "://" not in text:
         port = DEFAULT_PORT

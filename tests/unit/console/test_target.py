@@ -46,3 +46,9 @@ def test_refused_addresses_say_why(text: str) -> None:
 def test_labels_are_short() -> None:
     assert Target("http://127.0.0.1:31313", "/run/x.sock").label == "local:31313"
     assert parse("gpu7").label == "gpu7:31313"
+
+
+def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:
+    with pytest.raises(TargetError, match="--key") as refused:
+        parse("http://me:secret@gpu7:31313")
+    assert "secret" not in str(refused.value)
