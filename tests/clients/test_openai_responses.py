@@ -137,7 +137,7 @@ async def test_async_streams(gateway: Process) -> None:
         whole = await client.responses.create(**TALE)
     assert types[0] == "response.created"
     assert types[-1] == "response.incomplete"
-    assert types.count("response.output_text.delta") > 8
+    assert types.count("response.output_text.delta") > 1
     assert len(whole.output_text.split()) > 8
 
 
