@@ -1,11 +1,9 @@
 """Who may ask for what, and what of it is counted."""
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,44 +26,14 @@ from tests.integration.gateway.gateways import (
     gateway_before,
     until,
 )
+from tests.integration.gateway.keyed import CHAT, bearer, gateway, key, shown
 from tests.integration.gateway.test_dialects import ASKS, DIALECTS, message_of
 from tests.support import fake_neuron
 from tests.support.fake_neuron import FakeNeuron
 from tests.support.processes import Home
 
-CHAT = "/v1/chat/completions"
 TOKENS = fake_neuron.PROMPT + 3
 """Of one answer of the fake neuron."""
-
-
-def shown(key_id: str) -> str:
-    return f"ck-{key_id}-{'a' * 48}"
-
-
-def key(key_id: str, **fields: Any) -> KeySection:
-    return KeySection.model_validate(
-        {
-            "id": key_id,
-            "name": key_id.title(),
-            "hash": secret.hashed(shown(key_id)),
-            **fields,
-        }
-    )
-
-
-def bearer(key_id: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {shown(key_id)}"}
-
-
-@asynccontextmanager
-async def gateway(
-    home: Home, *keys: KeySection, **limits: Any
-) -> AsyncIterator[tuple[Client, FakeNeuron]]:
-    async with (
-        FakeNeuron.with_models("m", "other").serving() as fake,
-        gateway_before(home, {"a": fake}, keys=keys, **limits) as client,
-    ):
-        yield client, fake
 
 
 async def asked(
@@ -494,95 +462,3 @@ async def test_a_request_that_loads_its_model_is_counted_once(home: Home) -> Non
         fake.set_state("m", ModelState.UNLOADED)
         await until(lambda: client.snapshot().models[0].state is ModelState.UNLOADED)
         assert await statuses(client, bearer("alice"), bearer("alice")) == [200, 429]
-
-
-# Web pages.
-
-PAGE = "https://chat.example"
-
-
-async def preflight(
-    client: Client, origin: str, path: str = CHAT
-) -> tuple[int, Mapping[str, str]]:
-    headers = {
-        "Origin": origin,
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,x-stainless-os",
-    }
-    async with client.http.options(path, headers=headers) as response:
-        return response.status, response.headers
-
-
-async def test_pages_are_shut_out_unless_configured(home: Home) -> None:
-    async with gateway(home) as (client, _):
-        status, headers = await preflight(client, PAGE)
-        assert status == 403
-        assert "Access-Control-Allow-Origin" not in headers
-
-
-@pytest.mark.parametrize("origin", [PAGE, "http://evil.example:31313", "null", "", "é"])
-async def test_a_page_that_asks_no_permission_makes_nothing_happen(
-    home: Home, caplog: pytest.LogCaptureFixture, origin: str
-) -> None:
-    requests = [
-        ("GET", "/", None),
-        ("GET", "/v1/models", None),
-        ("POST", "/api/nowhere", "{}"),
-        ("POST", "/api/generate", '{"model": "m", "keep_alive": 0}'),
-        *(("POST", path, json.dumps({"model": "m", **ASKS[path]})) for path in ASKS),
-    ]
-    caplog.set_level(logging.INFO)
-    async with gateway(home, cors_origins=["https://other.example"]) as (client, fake):
-        for method, path, body in requests:
-            headers = {"Origin": origin, "Content-Type": "text/plain"}
-            async with client.http.request(
-                method, path, data=body, headers=headers
-            ) as response:
-                assert response.status == 403
-                assert "Access-Control-Allow-Origin" not in response.headers
-                said = message_of(path, await response.json())
-            assert "cors_origins" in said
-            assert f"refused: 403 {said}" in caplog.text
-        assert not fake.received
-        assert fake.models["m"].state is ModelState.READY
-
-
-@pytest.mark.parametrize(
-    ("configured", "allowed"), [((PAGE,), PAGE), (("*",), "*")], ids=["one", "any"]
-)
-async def test_a_page_of_an_allowed_origin(
-    home: Home, configured: tuple[str, ...], allowed: str
-) -> None:
-    async with gateway(home, key("alice"), cors_origins=configured) as (client, _):
-        status, headers = await preflight(client, PAGE)
-        assert status == 204, "a preflight carries no key"
-        assert headers["Access-Control-Allow-Origin"] == allowed
-        assert headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-os"
-        assert "POST" in headers["Access-Control-Allow-Methods"]
-        for shows, expected in ((bearer("alice"), 200), ({}, 401)):
-            for stream in (False, True):
-                sent = {**shows, "Origin": PAGE}
-                status, headers = await answered(client, sent, stream=stream)
-                assert status == expected
-                assert headers["Access-Control-Allow-Origin"] == allowed
-                assert "Origin" in headers["Vary"]
-                assert "X-Request-Id" in headers["Access-Control-Expose-Headers"]
-                assert "Access-Control-Allow-Credentials" not in headers
-
-
-async def answered(
-    client: Client, headers: Mapping[str, str], *, stream: bool
-) -> tuple[int, Mapping[str, str]]:
-    async with client.http.post(
-        CHAT, json={"model": "m", "stream": stream}, headers=headers
-    ) as response:
-        await response.read()
-        return response.status, response.headers
-
-
-async def test_other_origins_and_the_admin_api_stay_shut(home: Home) -> None:
-    async with gateway(home, cors_origins=[PAGE]) as (client, _):
-        for origin, path in (("https://evil.example", CHAT), (PAGE, schema.LOAD)):
-            status, headers = await preflight(client, origin, path)
-            assert status in (403, 405)
-            assert "Access-Control-Allow-Origin" not in headers
