@@ -9,6 +9,7 @@ from typing import Final
 from neuron.doctor.host import free_space
 from neuron.doctor.report import Check, EngineReport
 from neuron.engines.exllamav2.host import extension, probe
+from neuron.engines.exllamav2.host.gpus import NO_DRIVER
 from neuron.engines.exllamav2.host.installed import torch_build
 from neuron.engines.exllamav2.host.probe import Finding
 from neuron.engines.exllamav2.host.toolchain import find_toolchain
@@ -28,7 +29,7 @@ def check_exllamav2(*, deep: bool) -> EngineReport:
 
 
 def _check(found: Finding) -> Check:
-    mend = _DRIVER if found.name == "driver" and not found.ok else found.mend
+    mend = _DRIVER if found.detail == NO_DRIVER else found.mend
     return Check(found.name, "ok" if found.ok else "lacks", found.detail, mend)
 
 

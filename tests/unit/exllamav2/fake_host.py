@@ -59,6 +59,7 @@ def nvmlInit(): pass
 def nvmlShutdown(): pass
 def nvmlDeviceGetCount(): return 1
 def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetUUID(handle): return "GPU-2f1c"
 def nvmlDeviceGetName(handle): return "NVIDIA H100 80GB HBM3"
 def nvmlDeviceGetCudaComputeCapability(handle): return (9, 0)
 def nvmlSystemGetDriverVersion(): return "580.95.05"
@@ -119,6 +120,7 @@ class FakeHost:
             "PYTHONPATH": os.pathsep.join([str(self.site), str(REPOSITORY)]),
             "CUDA_HOME": str(self.root / "cuda"),
             "NEURON_EXLLAMAV2_EXTENSIONS": str(self.extensions),
+            "CUDA_VISIBLE_DEVICES": "0,1",
             "COLUMNS": "200",
             # Bytecode of a module that is written anew within a second is stale.
             "PYTHONDONTWRITEBYTECODE": "1",

@@ -20,6 +20,11 @@ SECOND_GPU = """
 def nvmlDeviceGetCount(): return 2
 def nvmlDeviceGetCudaComputeCapability(handle): return (6, 1) if handle else (9, 0)
 """
+OTHER_DRIVER = """
+class NVMLError(Exception):
+    value = 18
+def nvmlInit(): raise NVMLError("Driver/library version mismatch")
+"""
 
 
 @pytest.fixture
@@ -128,6 +133,55 @@ def test_the_attention_that_will_be_used_is_named_and_why(
     host.extra["EXLLAMA_NO_FLASH_ATTN"] = "1"
     state, detail = attention(host, free_port)
     assert (state, "switched off" in detail) == ("lacks", True)
+
+
+def test_a_host_without_a_c_compiler_cannot_launch_our_kernels(
+    tmp_path: Path, free_port: int
+) -> None:
+    host = with_gpu(tmp_path)
+    host.extra["CC"] = "/nowhere/cc"
+    host.extra["PATH"] = "/nowhere"
+    _, report = looked_at(host, free_port, "--engine", "exllamav2")
+    check = checks(report)["triton"]
+    assert (check["state"], check["mend"]) == ("lacks", "apt install gcc")
+    assert check["detail"] == "triton finds no C compiler (/nowhere/cc)"
+    del host.extra["CC"]
+    _, report = looked_at(host, free_port, "--engine", "exllamav2")
+    assert checks(report)["triton"]["detail"].endswith("(gcc or clang)")
+    host.distribution("flash_attn", "2.8.3")
+    _, report = looked_at(host, free_port, "--engine", "exllamav2")
+    assert "triton" not in checks(report)
+
+
+@pytest.mark.parametrize("visible", ["", "1", "MIG-5c3e"])
+def test_gpus_that_the_environment_hides_serve_nothing(
+    tmp_path: Path, free_port: int, visible: str
+) -> None:
+    host = with_gpu(tmp_path)
+    host.extra["CUDA_VISIBLE_DEVICES"] = visible
+    status, report = looked_at(host, free_port, "--engine", "exllamav2")
+    assert status == 1
+    check = checks(report)["GPU"]
+    assert check["state"] == "lacks"
+    assert check["detail"] == (
+        f"CUDA_VISIBLE_DEVICES={visible} leaves none of these GPUs"
+    )
+    host.extra["CUDA_VISIBLE_DEVICES"] = "0"
+    _, report = looked_at(host, free_port, "--engine", "exllamav2")
+    assert checks(report)["GPU"]["state"] == "ok"
+
+
+def test_only_a_host_without_a_driver_is_told_to_install_one(
+    tmp_path: Path, free_port: int
+) -> None:
+    host = FakeHost(tmp_path)
+    _, report = looked_at(host, free_port)
+    assert checks(report)["driver"]["mend"].startswith("install the NVIDIA driver")
+    host.write("site/pynvml.py", OTHER_DRIVER)
+    _, report = looked_at(host, free_port)
+    driver = checks(report)["driver"]
+    assert driver["detail"].endswith("Driver/library version mismatch")
+    assert driver["mend"] is None
 
 
 def test_the_table_has_what_to_do_below_what_is_missing(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import pynvml
 
+NO_DRIVER: Final = "no NVIDIA driver"
+"""The problem of a host that has none."""
 _NO_DRIVER: Final = {9, 12}
 """NVML_ERROR_DRIVER_NOT_LOADED, NVML_ERROR_LIBRARY_NOT_FOUND."""
 
@@ -89,5 +91,5 @@ def _text(value: str | bytes) -> str:
 
 def _explain(error: Any) -> str:
     if error.value in _NO_DRIVER:
-        return "no NVIDIA driver"
+        return NO_DRIVER
     return f"NVML does not start: {error}"

@@ -1,6 +1,7 @@
 """Whether this host can run exllamav2, without importing it or torch."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from neuron.engines.exllamav2.attention.provider import (
     numbers,
 )
 from neuron.engines.exllamav2.host import extension
+from neuron.engines.exllamav2.host.devices import VISIBLE, visible_to_operator
 from neuron.engines.exllamav2.host.extension import Key
 from neuron.engines.exllamav2.host.gpus import Gpus, host_gpus
 from neuron.engines.exllamav2.host.installed import (
@@ -23,6 +25,7 @@ from neuron.engines.exllamav2.host.installed import (
     torch_build,
     version_of,
 )
+from neuron.engines.exllamav2.host.toolchain import python_headers
 from neuron.protocol.types import EngineInfo
 
 NAME: Final = "exllamav2"
@@ -77,6 +80,7 @@ def findings() -> Iterator[Finding]:
     yield from _torch(gpus, torch)
     yield _exllamav2()
     yield _attention()
+    yield from _launching()
     yield from _libraries()
     if torch and torch.cuda:
         yield _extension(Key.of(torch, gpus.architectures))
@@ -93,6 +97,10 @@ def _gpus(gpus: Gpus) -> Iterator[Finding]:
         known = ".".join(map(str, gpu.capability)) if gpu.capability else "unknown"
         name = f"{gpu.index}: {gpu.name}, compute capability {known}"
         yield Finding("GPU", True, name)
+    if not visible_to_operator([gpu.index for gpu in gpus.devices]):
+        hidden = f"{VISIBLE}={os.environ[VISIBLE]} leaves none of these GPUs"
+        whole = "name whole GPUs, by nvidia-smi's numbers or UUIDs, or unset it"
+        yield Finding("GPU", False, hidden, whole)
 
 
 def _torch(gpus: Gpus, torch: TorchBuild | None) -> Iterator[Finding]:
@@ -143,6 +151,22 @@ def _attention() -> Finding:
 
 def _mend(found: str | None) -> str | None:
     return INSTALL if found is None else None
+
+
+def _launching() -> Iterator[Finding]:
+    """What our own kernels are launched with, which Triton compiles at first use."""
+    flash = version_of("flash-attn")
+    if flash is not None and numbers(flash) >= OLDEST_FLASH_ATTN:
+        return
+    if version_of("triton") is None:
+        return
+    named = os.environ.get("CC")
+    if not any(map(shutil.which, [named] if named else ["gcc", "clang"])):
+        lacks = f"triton finds no C compiler ({named or 'gcc or clang'})"
+        yield Finding("triton", False, lacks, "apt install gcc")
+    if (headers := python_headers()) is not None:
+        lacks = f"triton compiles with {headers.what}, which is not there"
+        yield Finding("triton", False, lacks, headers.mend)
 
 
 def _libraries() -> Iterator[Finding]:

@@ -82,9 +82,8 @@ def find_toolchain(
     compiler = (_ask(*command, "--version") or "").partition("\n")[0] or None
     if compiler is None:
         missing.append(Missing("a C++ compiler", "apt install g++"))
-    headers = Path(sysconfig.get_path("include"))
-    if not (headers / "Python.h").is_file():
-        missing.append(Missing(f"Python.h in {headers}", "apt install python3-dev"))
+    if (headers := python_headers()) is not None:
+        missing.append(headers)
     if shutil.which("ninja", path=search_path(environment)) is None:
         missing.append(Missing("ninja", "pip install ninja"))
     toolkit = _toolkit(torch.cuda, environment, missing)
@@ -93,6 +92,14 @@ def find_toolchain(
     includes = _includes(toolkit, torch.cuda, missing)
     cudart = _cudart(toolkit, torch.cuda, missing)
     return Toolchain(compiler, toolkit, includes, cudart, tuple(missing))
+
+
+def python_headers() -> Missing | None:
+    """This Python's C headers, where they are missing."""
+    folder = Path(sysconfig.get_path("include"))
+    if (folder / "Python.h").is_file():
+        return None
+    return Missing(f"Python.h in {folder}", "apt install python3-dev")
 
 
 def search_path(environment: Mapping[str, str]) -> str:
