@@ -1,7 +1,6 @@
 """Every product is repeated until the library has chosen how to compute it."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,14 @@ from tests.unit.exllamav2 import hollow
 cuda_stack.require("torch", "exllamav2")
 
 from neuron.engines.exllamav2.steps.gemm_tuning import tune
-from tests.unit.exllamav2.cpu_library import Handles, library_on_the_cpu
-from tests.unit.exllamav2.test_loading import TINY, info_of, load, spec_of
+from tests.unit.exllamav2.cpu_library import Handles
+from tests.unit.exllamav2.loading.support import TINY, info_of, load, spec_of
 
 pytestmark = pytest.mark.timeout(cuda_stack.BUILD_DEADLINE_S + 60)
 
 CALLS = 201
 SHAPES = {(256, 256), (256, 64), (256, 544), (544, 256), (256, 8704)}
 """Inputs and outputs of `TINY`: queries, keys, up, down and the head."""
-
-
-@pytest.fixture
-def library() -> Iterator[tuple[Any, Handles]]:
-    with library_on_the_cpu() as found:
-        yield found
 
 
 @pytest.fixture

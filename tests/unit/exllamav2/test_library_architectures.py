@@ -1,6 +1,6 @@
 """Architectures unlike Llama in modules, names or norms: planned and loaded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,8 @@ cuda_stack.require("torch", "exllamav2")
 
 import torch
 
-from tests.unit.exllamav2.cpu_library import Handles, library_on_the_cpu
-from tests.unit.exllamav2.test_loading import (
+from tests.unit.exllamav2.cpu_library import Handles
+from tests.unit.exllamav2.loading.support import (
     as_the_library_loads,
     load,
     spec_of,
@@ -156,12 +156,6 @@ def written(folder: Path, name: str) -> ModelInfo:
         tensors |= layer(index)
     config = {**CONFIG, "architectures": [name], **changes}
     return hollow.write(folder, config, tensors, seed=1)
-
-
-@pytest.fixture
-def library() -> Iterator[tuple[Any, Handles]]:
-    with library_on_the_cpu() as found:
-        yield found
 
 
 @pytest.mark.parametrize("name", MODELS)

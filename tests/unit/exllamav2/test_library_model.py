@@ -1,6 +1,5 @@
 """The library's models as they are made, before anything is loaded."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,10 @@ from tests.unit.exllamav2 import hollow
 
 cuda_stack.require("torch", "exllamav2")
 
-from tests.unit.exllamav2.cpu_library import Handles, library_on_the_cpu
-from tests.unit.exllamav2.test_loading import TINY, info_of, load, spec_of
+from tests.unit.exllamav2.cpu_library import Handles
+from tests.unit.exllamav2.loading.support import TINY, info_of, load, spec_of
 
 pytestmark = pytest.mark.timeout(cuda_stack.BUILD_DEADLINE_S + 60)
-
-
-@pytest.fixture
-def library() -> Iterator[tuple[Any, Handles]]:
-    with library_on_the_cpu() as found:
-        yield found
 
 
 @pytest.fixture
