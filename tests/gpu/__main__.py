@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.gpu.results.tables import tables
-from tests.gpu.script import FULL, PARTS, QUICK, Run
+from tests.gpu.script import FULL, PARTS, QUICK, WITHIN_S, Run
 
 
 def main() -> int:
@@ -25,14 +25,14 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     run = Run(
+        out=args.out,
         parts=args.only,
         scale=QUICK if args.quick else FULL,
         within_s=args.within,
         extension=args.extension,
         commit=args.commit,
     )
-    results = run.run()
-    path = results.save(args.out)
+    results, path = run.run()
     sys.stdout.write(f"{tables(results)}\n{path} after {results.seconds:.0f} s\n")
     return 1 if results.notes or (results.checks and results.checks.failed) else 0
 
@@ -48,8 +48,10 @@ def _arguments() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser("python -m tests.gpu", description=__doc__)
     parser.add_argument(
-        "--out", type=Path, help="file for the results (default: among the recorded)"
-    )
+        "--out", type=Path,
+        help="file for the results (default: among the recorded); beside it lies what "
+        "every step said, as .log",
+    )  # fmt: skip
     parser.add_argument(
         "--only", type=parts, default=list(PARTS), metavar="PART[,PART]",
         help=f"of {', '.join(PARTS)}",
@@ -60,8 +62,9 @@ def _arguments() -> argparse.Namespace:
         "has filled, or one with the file itself",
     )  # fmt: skip
     parser.add_argument(
-        "--within", type=float, default=465.0, metavar="S", help="seconds for all of it"
-    )
+        "--within", type=float, default=WITHIN_S, metavar="S",
+        help="seconds for all of it (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--commit", default="", help="what it is (default: git's)")
     parser.add_argument(
         "--quick", action="store_true",

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,17 +22,17 @@ from neuron.engines.exllamav2.levers import PREFIX, Levers
 from tests.gpu import outcomes
 from tests.gpu.models import model_name
 from tests.gpu.results import Results, read_findings
-from tests.gpu.steps import Runner, Step
+from tests.gpu.steps import Runner, Running, Step
 
 PARTS: Final = ("checks", "bench", "levers", "stack")
+WITHIN_S: Final = 465.0
 KERNELS: Final = ("attention", "sampling")
 """Files of checks that need neither the extension nor a model."""
-TOGETHER: Final = {
-    "weights": ("matrices", "levers"),
-    "answers": ("agreement", "scheduling", "speculation"),
-    "sight": ("vision",),
-}
-"""Those that may run at the same time: most of theirs is compiling, on one core."""
+ENGINE: Final = (
+    "agreement", "scheduling", "speculation", "levers", "matrices", "vision"
+)  # fmt: skip
+"""Those of the engine. Like the kernels' they run at the same time: most of each is
+compiling, on one core."""
 ALONE: Final = ("loads", "daemon")
 """Those that count bytes of the GPU, and want nobody else there."""
 _ROOT: Final = Path(__file__).parents[2]
@@ -69,28 +69,32 @@ QUICK: Final = Scale("reference", ("tiny",), "1,2", "256", "1", ("--warm", "24")
 class Run:
     """A run under way."""
 
+    out: Path | None = None
+    """The results' file, None for one of their own; what the steps said is beside it.
+    Both are written anew after each step: a machine can be taken away."""
     parts: Sequence[str] = PARTS
     scale: Scale = FULL
-    within_s: float = 465.0
+    within_s: float = WITHIN_S
     extension: Path | None = None
     """What was built elsewhere."""
     commit: str = ""
     _began: float = field(default_factory=time.monotonic)
     _date: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def run(self) -> Results:
-        """Everything; ends early where it is interrupted."""
-        results = Results(
-            date=self._date.isoformat(timespec="seconds"),
-            commit=self.commit or _commit(),
-            seconds=0.0,
-        )
+    def run(self) -> tuple[Results, Path]:
+        """Everything, and the file; ends early where it is interrupted."""
+        self.commit = self.commit or _commit()
         with tempfile.TemporaryDirectory(
             prefix="gpu-run-", ignore_cleanup_errors=True
         ) as name:
             folder = Path(name)
             models = _models_folder(folder, in_memory=self.scale.on_gpu)
-            runner = Runner(folder, self.within_s, self._environ(folder, models))
+
+            def write() -> None:
+                self._write(runner, folder)
+
+            environ = self._environ(models)
+            runner = Runner(folder, self.within_s, environ, write)
             try:
                 self._steps(runner, folder, models)
             except KeyboardInterrupt:
@@ -99,112 +103,118 @@ class Run:
                 traceback.print_exc()
                 runner.notes.append(f"the run failed: {error}")
             runner.stop()
-            self._collect(results, runner, folder)
             if not models.is_relative_to(folder):
                 shutil.rmtree(models, ignore_errors=True)
-        return results
+            return self._write(runner, folder)
 
-    def _environ(self, folder: Path, models: Path) -> dict[str, str]:
-        """Of every step: nothing learned by earlier runs, and nothing left for later
-        ones but compiled kernels."""
-        environ = dict(os.environ) | {
-            "PYTHONUNBUFFERED": "1",
-            "XDG_STATE_HOME": str(folder / "state"),
-            "GPU_RUN_MODELS": str(models),
-        }
+    def _environ(self, models: Path) -> dict[str, str]:
+        """Of every step."""
+        environ = dict(os.environ) | {"GPU_RUN_MODELS": str(models)}
+        # Where the project is not installed: not all that is started looks here.
+        paths = [str(_ROOT)]
         if not self.scale.on_gpu:
             environ[VISIBLE] = ""  # the same on every machine
         if self.extension is not None:
             given = self.extension.resolve()
             if any(given.glob(f"{MODULE}*.so")):
-                known = environ.get("PYTHONPATH")
-                paths = [str(given), *([known] if known else [])]
-                environ["PYTHONPATH"] = os.pathsep.join(paths)
+                paths.append(str(given))
             else:
                 environ[FOLDER_VARIABLE] = str(given)
-        return environ
+        if known := environ.get("PYTHONPATH"):
+            paths.append(known)
+        return environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
     def _steps(self, runner: Runner, folder: Path, models: Path) -> None:
         def out(name: str) -> str:
             return str(folder / f"{name}.json")
 
+        def start_checks(*files: str) -> list[Running | None]:
+            if "checks" not in self.parts:
+                return []
+            # Where none can run, one process tells the reason.
+            together = [[file] for file in files] if self.scale.on_gpu else [files]
+            return [runner.start(_checks(some, out)) for some in together]
+
         runner.run(Step("machine", ["-m", "tests.gpu.machine", out("machine")], 40))
-        checks = []
-        if "checks" in self.parts:
-            checks.append(runner.start(_checks("kernels", KERNELS, 150, out)))
+        checks = start_checks(*KERNELS)
         is_ready = self._prepare(runner, models)
-        if is_ready and "checks" in self.parts:
-            for name, files in TOGETHER.items():
-                checks.append(runner.start(_checks(name, files, 150, out)))
-        for running in checks:
-            runner.finish(running)
+        if is_ready:
+            checks += start_checks(*ENGINE)
+        runner.finish(*checks)
         if not is_ready:
             return
-        if "checks" in self.parts:
-            runner.run(_checks("alone", ALONE, 130, out))
-        for step in self._benchmarks(models, out):
-            runner.run(step)
+        for part, step in self._one_by_one(models, out):
+            if part in self.parts:
+                runner.run(step)
 
     def _prepare(self, runner: Runner, models: Path) -> bool:
         """Extension and models, at the same time; whether both are there."""
         writing = ["-m", "tests.gpu.models", str(models), *self.scale.sizes]
         needed = [runner.start(Step("models", writing, 150))]
         if self.scale.on_gpu and self.extension is None:
-            build = ["-m", "neuron", "build-ext"]
-            needed.append(runner.start(Step("extension", build, 300)))
-        finished = [runner.finish(running) for running in needed]
-        return all(finished)
+            # One for each core: a virtual machine may get its memory as it uses it.
+            jobs = str(len(os.sched_getaffinity(0)))
+            build = ["-m", "neuron", "build-ext", "--jobs", jobs]
+            needed.append(runner.start(Step("extension", build, 240)))
+        return runner.finish(*needed)
 
-    def _benchmarks(self, models: Path, out: Callable[[str], str]) -> list[Step]:
-        scale, found = self.scale, []
+    def _one_by_one(
+        self, models: Path, out: Callable[[str], str]
+    ) -> Iterator[tuple[str, Step]]:
+        """What wants the GPU for itself, and the part of the run that it belongs to."""
+        scale = self.scale
+        first, *others = scale.sizes
+        batches = ("--batches", scale.batches)
+        compared = (*batches, "--prompts", scale.prompts)
 
-        def bench(name: str, what: str, size: str, deadline: float, *more: str) -> None:
+        def bench(name: str, what: str, size: str, deadline: float, *more: str) -> Step:
             model = str(models / model_name(size))
             arguments = [*_BENCH, what, out(name), model, "--engine", scale.engine]
-            arguments += ["--slots", scale.batches.rpartition(",")[2]]
-            found.append(
-                Step(name, [*arguments, *more, *scale.extra], deadline, _lever(more))
-            )
+            arguments += [*more, *scale.extra]
+            return Step(name, arguments, deadline, _lever(more))
 
-        first, *others = scale.sizes
-        if "bench" in self.parts and scale.on_gpu:
+        if scale.on_gpu:
             weights = next((models / model_name(first)).glob("*.safetensors"))
             measured = ["-m", "tests.gpu.machine", out("ceilings"), str(weights)]
-            found.append(Step("ceilings", measured, 40))
-        compared = ("--batches", scale.batches, "--prompts", scale.prompts)
-        if "bench" in self.parts:
-            bench(f"bench-{first}", "compare", first, 110, *compared)
-        if "stack" in self.parts:
-            bench(f"stack-{first}", "stack", first, 70, "--batches", scale.batches)
+            yield "bench", Step("ceilings", measured, 40)
+        yield "bench", bench(f"bench-{first}", "compare", first, 110, *compared)
+        yield "stack", bench(f"stack-{first}", "stack", first, 70, *batches)
+        for file in ALONE:
+            yield "checks", _checks([file], out)
+        for changed in changed_levers():
+            few = ("--batches", scale.few, "--changed", changed)
+            yield "levers", bench(f"lever-{changed}", "lever", first, 50, *few)
         for size in others:
-            if "bench" in self.parts:
-                bench(f"bench-{size}", "compare", size, 70, *compared)
-        if "levers" in self.parts:
-            for changed in changed_levers():
-                few = ("--batches", scale.few, "--changed", changed)
-                bench(f"lever-{changed}", "lever", first, 50, *few)
-        return found
+            yield "bench", bench(f"bench-{size}", "compare", size, 70, *compared)
 
-    def _collect(self, results: Results, runner: Runner, folder: Path) -> None:
+    def _write(self, runner: Runner, folder: Path) -> tuple[Results, Path]:
+        """What there is so far."""
+        results = Results(
+            date=self._date.isoformat(timespec="seconds"),
+            commit=self.commit,
+            seconds=round(time.monotonic() - self._began, 1),
+        )
         for file in sorted(folder.glob("*.json")):
             try:
                 results.take(read_findings(file))
             except ValueError as error:
                 results.notes.append(f"{file.name}: {error}")
         results.notes += runner.notes
-        results.seconds = round(time.monotonic() - self._began, 1)
+        path = results.save(self.out)
+        path.with_suffix(".log").write_text(runner.log, encoding="utf-8")
+        return results, path
 
 
-def _checks(
-    name: str, files: Sequence[str], deadline: float, out: Callable[[str], str]
-) -> Step:
+def _checks(files: Sequence[str], out: Callable[[str], str]) -> Step:
+    name = f"checks-{files[0]}"
     paths = [f"tests/gpu/test_{file}.py" for file in files]
     # A warning of a library on that machine is no failure of ours.
-    how = ["-n", "0", "-q", "-W", "default", "-p", "tests.gpu.outcomes"]
-    pytest = ["-m", "pytest", *how, *paths]
+    how = ["-n", "0", "-W", "default", "-p", "tests.gpu.outcomes"]
+    # Where one hangs, its name is the last word, and its stack before that.
+    how += ["-v", "--durations=10", "-o", "faulthandler_timeout=50"]
     # Failures are among the results; 5: none could be collected here.
-    environ = {outcomes.FILE: out(f"checks-{name}")}
-    return Step(f"checks-{name}", pytest, deadline, environ, fine=(0, 1, 5))
+    environ = {outcomes.FILE: out(name)}
+    return Step(name, ["-m", "pytest", *how, *paths], 150, environ, fine=(0, 1, 5))
 
 
 def changed_levers() -> list[str]:

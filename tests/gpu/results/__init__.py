@@ -45,7 +45,8 @@ class Checks(Part):
 
     passed: int = 0
     skipped: int = 0
-    failed: list[str] = Field(default_factory=list)
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Test → why, in a line."""
     measured: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Test → what it measured, and the bound beside it."""
 
@@ -53,7 +54,7 @@ class Checks(Part):
         return Checks(
             passed=self.passed + other.passed,
             skipped=self.skipped + other.skipped,
-            failed=self.failed + other.failed,
+            failed=self.failed | other.failed,
             measured=self.measured | other.measured,
         )
 

@@ -11,6 +11,7 @@ def tables(results: Results | None) -> str:
     """Everything, most important first."""
     if results is None:
         return NO_RUN
+    failed = {} if results.checks is None else results.checks.failed
     parts = [
         _heading(results),
         _decode_table(results),
@@ -18,6 +19,7 @@ def tables(results: Results | None) -> str:
         _prefill_table(results.prefill),
         _load_table(results),
         _memory_table(results.memory),
+        "".join(f"- Failed: `{name}`: {why}\n" for name, why in failed.items()),
         "".join(f"- Not run: {note}\n" for note in results.notes),
     ]
     return "\n".join(part for part in parts if part)
@@ -39,9 +41,7 @@ def _heading(results: Results) -> str:
 
 def _checks(checks: Checks) -> str:
     said = f"Checks: {checks.passed} passed, {len(checks.failed)} failed"
-    said += f", {checks.skipped} skipped" if checks.skipped else ""
-    names = "".join(f" `{name}`" for name in checks.failed)
-    return f"{said}{':' if names else ''}{names}."
+    return f"{said}, {checks.skipped} skipped." if checks.skipped else f"{said}."
 
 
 def _decode_table(results: Results) -> str:

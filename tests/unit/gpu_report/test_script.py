@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,9 @@ def _quick_run(out: Path) -> Results:
     assert found.notes == []
     assert done.returncode == 0, done.stderr
     assert str(out) in done.stdout
+    said = out.with_suffix(".log").read_text(encoding="utf-8")
+    assert "=== checks-agreement, " in said
+    assert "SKIPPED" in said
     return found
 
 
@@ -54,7 +56,7 @@ def test_a_run_measures_everything(tmp_path: Path) -> None:
 
 def _check_what_it_says_of_itself(results: Results) -> None:
     assert results.checks is not None
-    assert results.checks.failed == []
+    assert results.checks.failed == {}
     assert results.checks.passed == 0
     assert results.checks.skipped > 50
     assert results.commit == "abc"
@@ -87,7 +89,7 @@ def test_a_side_that_fails_leaves_the_other_one(
 
 
 def test_every_file_of_checks_is_run() -> None:
-    named = [*script.KERNELS, *chain(*script.TOGETHER.values()), *script.ALONE]
+    named = [*script.KERNELS, *script.ENGINE, *script.ALONE]
     files = [file.name for file in GPU.glob("test_*.py")]
     assert sorted(f"test_{name}.py" for name in named) == sorted(files)
 
@@ -98,7 +100,9 @@ def test_a_run_without_models_measures_nothing(
     way = tmp_path / "no" / "way"
     monkeypatch.setattr(script, "_models_folder", lambda *_, **__: way)
     (tmp_path / "no").write_text("a file")
-    found = script.Run(parts=("bench",), scale=script.QUICK, commit="x").run()
+    found, _ = script.Run(
+        tmp_path / "out.json", parts=("bench",), scale=script.QUICK, commit="x"
+    ).run()
     assert len(found.notes) == 1
     assert found.notes[0].startswith("models: exit code 1 (")
     assert found.decode == []
@@ -106,7 +110,7 @@ def test_a_run_without_models_measures_nothing(
 
 
 def test_whatever_happens_there_are_results(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(_run: script.Run, _runner: object, folder: Path, _models: Path) -> None:
         (folder / "machine.json").write_text('{"versions": {"x": "1"}}')
@@ -114,7 +118,10 @@ def test_whatever_happens_there_are_results(
         raise OSError("no space left")
 
     monkeypatch.setattr(script.Run, "_steps", fail)
-    found = script.Run(scale=script.QUICK, commit="x").run()
+    out = tmp_path / "out.json"
+    found, path = script.Run(out, scale=script.QUICK, commit="x").run()
+    assert path == out
+    assert Results.model_validate_json(out.read_text()) == found
     assert found.versions == {"x": "1"}
     assert found.notes[0].startswith("cut.json: ")
     assert found.notes[1] == "the run failed: no space left"
@@ -122,11 +129,32 @@ def test_whatever_happens_there_are_results(
 
 def test_an_extension_is_taken_from_either_kind_of_folder(tmp_path: Path) -> None:
     run = script.Run(extension=tmp_path)
-    kept = run._environ(tmp_path, tmp_path)
+    kept = run._environ(tmp_path)
     assert kept[FOLDER_VARIABLE] == str(tmp_path)
     (tmp_path / "exllamav2_ext.cpython-311-x86_64-linux-gnu.so").touch()
-    bare = run._environ(tmp_path, tmp_path)
-    assert bare["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
+    bare = run._environ(tmp_path)
+    assert str(tmp_path) in bare["PYTHONPATH"].split(os.pathsep)
+
+
+def test_a_project_that_is_not_installed_is_found(tmp_path: Path) -> None:
+    """By compilers' processes too, which do not look into their working folder."""
+    subprocess.run(
+        [sys.executable, "-P", "-S", "-c", "import neuron, tests.gpu"],
+        env=script.Run()._environ(tmp_path), cwd=tmp_path, timeout=30, check=True,
+    )  # fmt: skip
+
+
+def test_what_is_measured_comes_in_its_order(tmp_path: Path) -> None:
+    """First what the aims speak of."""
+    weights = tmp_path / "synthetic-8b" / "output.safetensors"
+    weights.parent.mkdir()
+    weights.touch()
+    steps = list(script.Run()._one_by_one(tmp_path, str))
+    assert [step.name for _, step in steps] == [
+        "ceilings", "bench-8b", "stack-8b", "checks-loads", "checks-daemon",
+        *(f"lever-{changed}" for changed in script.changed_levers()), "bench-1b",
+    ]  # fmt: skip
+    assert {part for part, _ in steps} == set(script.PARTS)
 
 
 def test_findings_of_steps_are_put_together() -> None:

@@ -104,6 +104,28 @@ def test_two_at_a_time(runner: Runner, tmp_path: Path) -> None:
     assert runner.finish(second)
 
 
+def test_the_log_has_what_each_has_said_once_it_ended(tmp_path: Path) -> None:
+    seen: list[str] = []
+    ours = Runner(tmp_path, 60, os.environ, lambda: seen.append(ours.log))
+    waits = f"import os\nwhile not os.path.exists({str(tmp_path / 'go')!r}): pass"
+    slow = ours.start(python(f"{waits}\nprint('at last')", name="slow"))
+    quick = ours.start(python("raise SystemExit('no')", name="quick"))
+    assert not ours.finish(quick)
+    (tmp_path / "go").touch()
+    assert ours.finish(slow)
+    assert [text.count("===") for text in seen] == [1, 2]
+    assert seen[0].startswith("=== quick, 0 s to ")
+    assert seen[0].endswith(", exit code 1\nno\n")
+    assert seen[1].endswith(", exit code 0\nat last\n")
+
+
+def test_each_learns_from_no_other(runner: Runner, tmp_path: Path) -> None:
+    code = "import os; print(os.environ['XDG_STATE_HOME'])"
+    for name in "ab":
+        runner.run(python(code, name=name))
+    assert len({(tmp_path / f"{name}.log").read_text() for name in "ab"}) == 2
+
+
 def test_nothing_is_begun_when_no_time_is_left(tmp_path: Path) -> None:
     runner = Runner(tmp_path, 1, os.environ)
     assert not runner.run(python(""))

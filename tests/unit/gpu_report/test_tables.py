@@ -35,7 +35,7 @@ RESULTS = Results(
     ceilings=Ceilings(
         device_copy_gb_s=4300, pinned_to_device_gb_s=50, file_read_gb_s=10
     ),
-    checks=Checks(passed=70, skipped=1, failed=["test_loads.py::test_x"]),
+    checks=Checks(passed=70, skipped=1, failed={"test_loads.py::test_x": "no memory"}),
     weight_bytes={"8b": 4_000_000_000},
     decode=[
         Decode(
@@ -68,7 +68,8 @@ def test_nothing_recorded_is_said() -> None:
 def test_every_table() -> None:
     text = tables(RESULTS)
     assert text.startswith("NVIDIA H200, driver 580.159; 16 cores of Xeon; Python 3.12")
-    assert "70 passed, 1 failed, 1 skipped: `test_loads.py::test_x`." in text
+    assert "Checks: 70 passed, 1 failed, 1 skipped." in text
+    assert "- Failed: `test_loads.py::test_x`: no memory" in text
     assert "| 8b | 1 | 200 | 500 | 2.50 | 30 → 20 | 98.0% | 47% |" in text
     assert "| 8b | 4 |  | 900 |  | 40 |  |  |" in text
     assert "| `cuda_graphs=off` | 8b | 1 | 250 | -50% |" in text
@@ -111,10 +112,10 @@ def test_findings_are_on_disk_as_they_are_made(tmp_path: Path) -> None:
     notebook = Notebook(path)
     notebook.add(decode=RESULTS.decode[:1])
     notebook.add(decode=RESULTS.decode[1:2], checks=Checks(passed=1))
-    notebook.add(checks=Checks(passed=2, failed=["a"]))
+    notebook.add(checks=Checks(passed=2, failed={"a": "x"}))
     found = read_findings(path)
     assert found.decode == RESULTS.decode[:2]
-    assert found.checks == Checks(passed=3, failed=["a"])
+    assert found.checks == Checks(passed=3, failed={"a": "x"})
 
 
 def test_the_readme_is_filled_between_its_marks() -> None:
