@@ -24,6 +24,8 @@ def main() -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    # A shell that waits for this has it ignored, and steps are interrupted by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run = Run(
         out=args.out,
         parts=args.only,

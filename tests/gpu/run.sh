@@ -3,8 +3,9 @@
 #
 #     tests/gpu/run.sh [ARGUMENT…]
 #
-# Takes packages that its Python lacks from the wheels in $WHEELS (.wheels), and says
-# which of them are missing. PYTHON names another Python.
+# Its Python has torch, its PATH a CUDA toolkit and a C++ compiler. Other packages come
+# from the wheels in $WHEELS (.wheels), which `python -m tests.gpu.wheels` fills where
+# there is a network; what is missing is said at once. PYTHON names another Python.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,7 +21,8 @@ if compgen -G "$wheels/*.whl" > /dev/null; then
 fi
 
 if ! "$python" -m tests.gpu.needs; then
-    echo "bring wheels for $("$python" -V) in $wheels: pip download --no-deps -d $wheels …" >&2
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    echo "fill $wheels where there is a network: python -m tests.gpu.wheels --python $version" >&2
     exit 2
 fi
 # When stopped it still writes its results.

@@ -158,3 +158,24 @@ def test_the_script_writes_its_results_when_it_is_terminated(tmp_path: Path) -> 
     assert "the run was interrupted" in said
     assert "the run was interrupted" in out.read_text()
     assert not list(tmp_path.glob("gpu-run-*"))
+
+
+def test_a_shell_that_waits_leaves_steps_their_ears(tmp_path: Path) -> None:
+    """What it begins in the background ignores interrupts, and so would all below."""
+    out = tmp_path / "results.json"
+    code = (
+        "import sys\n"
+        "from tests.gpu import __main__, script, steps\n"
+        "step = steps.Step('step', ['-c', 'import time; time.sleep(60)'], 1)\n"
+        "script.Run._steps = lambda _self, runner, *_: runner.run(step)\n"
+        "sys.exit(__main__.main())"
+    )
+    script = [sys.executable, "-c", code, "--quick", "--out", str(out)]
+    done = subprocess.run(
+        ["bash", "-c", '"$@" & wait $!', "-", *script],
+        env=os.environ | {"TMPDIR": str(tmp_path)}, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    said = out.with_suffix(".log").read_text()
+    assert said.splitlines()[0].endswith(f", exit code {-signal.SIGINT}")
+    assert "KeyboardInterrupt" in said
