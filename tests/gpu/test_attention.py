@@ -16,7 +16,7 @@ cuda_stack.require("torch", "triton")
 
 import torch
 
-from neuron.engines.exllamav2.attention import bundled, launch
+from neuron.engines.exllamav2.attention import launch
 from neuron.engines.exllamav2.attention.problem import Cache
 from tests.unit.exllamav2.attention import checks
 from tests.unit.exllamav2.attention.reference import Call, expected_result
@@ -28,7 +28,7 @@ PROMPTS = (
     Case((300,), queries=100, head_dim=80, page=256, appends=False),
     Case((300,), queries=50, window=(100, 100), head_dim=256, page=256),
     Case((300, 20), queries=60, page=256, spare_columns=2),
-    Case((100,), queries=100, page=32),  # pages that torch's kernel does not read
+    Case((100,), queries=100, page=32),
     Case((300,), queries=60, softcap=30.0, page=256),
 )
 
@@ -44,14 +44,6 @@ def test_our_kernels(case: Case) -> None:
 
 @pytest.mark.parametrize("case", PROMPTS, ids=str)
 def test_a_chunk_of_a_prompt(case: Case) -> None:
-    checks.agrees_as_called(case, "cuda")
-
-
-@pytest.mark.parametrize("case", PROMPTS, ids=str)
-def test_a_chunk_of_a_prompt_over_gathered_pages(
-    monkeypatch: pytest.MonkeyPatch, case: Case
-) -> None:
-    monkeypatch.setattr(bundled, "paged_attention", lambda: None)
     checks.agrees_as_called(case, "cuda")
 
 

@@ -4,16 +4,9 @@ They take whole chunks of a prompt: compute-bound work, for which they are bette
 than kernels of our own. They know no softcap.
 """
 
-import inspect
-from functools import lru_cache
-from typing import Any, Final
-
 import torch
 
 from neuron.engines.exllamav2.attention.problem import Cache, Mask
-
-_PAGE: Final = 256
-"""The bundled kernel's pages are a multiple of this."""
 
 
 def can_take(query: torch.Tensor, mask: Mask) -> bool:
@@ -26,20 +19,6 @@ def can_take(query: torch.Tensor, mask: Mask) -> bool:
     )
 
 
-@lru_cache
-def paged_attention() -> Any | None:
-    """torch's `varlen_attn` where it reads pages by itself (2.13 and later)."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn if "block_table" in _parameters(varlen_attn) else None
-
-
-def _parameters(function: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
-
-
 def over_pages(
     query: torch.Tensor,
     cache: Cache,
@@ -47,40 +26,23 @@ def over_pages(
     new_tokens: int,
     mask: Mask,
 ) -> torch.Tensor:
-    """As `launch.attend`, over a cache in pages."""
-    table = cache.table
-    assert table is not None
+    """As `launch.attend`, over a cache in pages.
+
+    They are gathered: the kernel that reads pages by itself, where torch has it, takes
+    half as many queries at once, which costs more than the copy.
+    """
+    assert cache.table is not None
     batch, queries, heads, head_dim = query.shape
-    used = lengths + new_tokens
-    flat = query.reshape(batch * queries, heads, head_dim)
-    starts = _starts(batch, queries, query.device)
-    varlen = paged_attention()
-    if varlen is not None and cache.keys.shape[1] % _PAGE == 0:
-        result = varlen(
-            flat,
-            cache.keys,
-            cache.values,
-            starts,
-            None,
-            queries,
-            cache.room,
-            scale=mask.scale,
-            window_size=(mask.left, mask.right),
-            enable_gqa=True,
-            seqused_k=used,
-            block_table=table,
-        )
-        return result.view(query.shape)
-    pages = table.long()
+    pages = cache.table.long()
     shape = (batch * cache.room, *cache.keys.shape[2:])
     result = _forward(
-        flat,
+        query.reshape(batch * queries, heads, head_dim),
         cache.keys[pages].view(shape),
         cache.values[pages].view(shape),
         mask,
-        (starts, _starts(batch, cache.room, query.device)),
+        tuple(_starts(batch, each, query.device) for each in (queries, cache.room)),
         (queries, cache.room),
-        used,
+        lengths + new_tokens,
     )
     return result.view(query.shape)
 

@@ -38,8 +38,7 @@ class AttentionProvider:
     version: str
     """flash-attn's, or triton's."""
     features: frozenset[str]
-    """`paged`, `window`, `softcap`; where Triton is meant, `torch-paged` if torch's own
-    kernel for prompts reads pages by itself."""
+    """`paged`, `window`, `softcap`."""
 
 
 _installed: AttentionProvider | None = None
@@ -100,7 +99,6 @@ def _own() -> AttentionProvider:
     try:
         triton = importlib.import_module("triton")
         flash = importlib.import_module("neuron.engines.exllamav2.attention.flash")
-        bundled = importlib.import_module("neuron.engines.exllamav2.attention.bundled")
     except ImportError as error:
         raise _unavailable(
             f"paged attention needs torch and triton, or flash-attn: {error}"
@@ -113,9 +111,8 @@ def _own() -> AttentionProvider:
         for name in functions:
             module.__dict__[name] = getattr(flash, name)
         sys.modules[module_name] = module
-    features = {"paged", "window", "softcap"}
-    features |= {"torch-paged"} if bundled.paged_attention() else set()
-    return AttentionProvider("triton", str(triton.__version__), frozenset(features))
+    features = frozenset({"paged", "window", "softcap"})
+    return AttentionProvider("triton", str(triton.__version__), features)
 
 
 def numbers(version: str) -> tuple[int, ...]:

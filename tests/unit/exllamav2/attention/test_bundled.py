@@ -1,5 +1,6 @@
 """What torch's own kernel is handed; the kernel itself runs on GPUs alone."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ PROMPTS = [
     Case((70,), queries=40, window=(30, 30)),
     Case((70, 5), queries=20, heads=6, spare_columns=2),
     Case((90,), queries=20, appends=False),
+    Case((300,), queries=40, page=256),
 ]
 
 
@@ -54,12 +56,6 @@ def _like_torch_s(
     return (torch.cat(rows),)
 
 
-@pytest.fixture
-def without_paged_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundled, "paged_attention", lambda: None)
-
-
-@pytest.mark.usefixtures("without_paged_kernel")
 @pytest.mark.parametrize("case", PROMPTS, ids=str)
 def test_pages_are_gathered_and_counted(
     monkeypatch: pytest.MonkeyPatch, case: Case
@@ -94,19 +90,24 @@ def _on_meta(case: Case) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.usefixtures("without_paged_kernel")
 @pytest.mark.parametrize("case", PROMPTS, ids=str)
 def test_torch_takes_what_the_gathered_pages_are_handed_in_as(case: Case) -> None:
     query, cache, *more = _on_meta(case)
     assert bundled.over_pages(query, cache, *more).shape == query.shape
 
 
-@pytest.mark.parametrize("case", [Case((300,), queries=40, page=256)], ids=str)
-def test_torch_takes_pages_where_it_reads_them_itself(case: Case) -> None:
-    if bundled.paged_attention() is None:
-        pytest.skip("this torch does not: 2.13 and later do")
-    query, cache, *more = _on_meta(case)
-    assert bundled.over_pages(query, cache, *more).shape == query.shape
+@pytest.mark.parametrize("case", PROMPTS, ids=str)
+def test_torch_s_kernel_is_reached(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    """Its checks come first; they let our arguments through, to where a GPU is due."""
+    if torch.version.cuda is None or torch.cuda.is_available():
+        pytest.skip("for a CUDA build of torch on a host without a GPU")
+    aten = torch.ops.aten
+    redispatch = aten._flash_attention_forward.default.redispatch
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    monkeypatch.setattr(aten, "_flash_attention_forward", partial(redispatch, cuda))
+    call = Call.of(case)
+    with pytest.raises(RuntimeError, match="driver"):
+        bundled.over_pages(call.query, call.cache, call.lengths, 0, call.mask)
 
 
 def test_torch_takes_dense_rows_and_segments() -> None:
