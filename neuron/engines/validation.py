@@ -102,6 +102,9 @@ def _check_images(request: GenerationRequest, vision: VisionInfo | None) -> None
         if first <= last or end >= len(request.prompt_ids):
             raise _invalid(f"images[{number}].positions", "are not in order")
         last = end
+    if last == len(request.prompt_ids) - 1:
+        # The last token is computed with those that are generated.
+        raise _invalid(f"images[{number}].positions", "have no token behind them")
 
 
 def _check_image(image: Image, param: str, vision: VisionInfo) -> None:

@@ -339,6 +339,8 @@ def test_what_cannot_be_is_refused_by_name(
     assert refused(replace(good, images=(fewer,))) == "images[0].positions"
     twisted = replace(cat, positions=cat.positions[::-1])
     assert refused(replace(good, images=(twisted,))) == "images[0].positions"
+    ending = good.prompt_ids[: dog.positions[-1] + 1]
+    assert refused(replace(good, prompt_ids=ending)) == "images[1].positions"
     large = Image.of(np.zeros((80, 80, 3), np.uint8), (1,))
     assert refused(replace(good, images=(large,))) == "images[0].pixels"
     assert refused(replace(good, prompt_logprobs=0)) == "prompt_logprobs"
