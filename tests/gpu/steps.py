@@ -50,11 +50,14 @@ class Running:
     until: float
     log: Path
     mark: str
+    ended: float | None = None
 
-    @property
-    def is_over(self) -> bool:
-        """It ended, or its time has passed."""
-        return self.popen.poll() is not None or time.monotonic() >= self.until
+    def look(self) -> bool:
+        """Whether it ended, or its time has passed."""
+        now = time.monotonic()
+        if self.ended is None and self.popen.poll() is not None:
+            self.ended = now
+        return self.ended is not None or now >= self.until
 
 
 class Runner:
@@ -124,7 +127,8 @@ class Runner:
         left = [running for running in steps if running is not None]
         fine = len(left) == len(steps)
         while left:
-            ended = [running for running in left if running.is_over]
+            over = [running for running in self._running if running.look()]
+            ended = [running for running in over if running in left]
             for running in ended:
                 fine &= self._judge(running)
             self._end_of(ended)
@@ -160,7 +164,7 @@ class Runner:
             self._running.remove(running)
             times = " to ".join(
                 f"{moment - self._began:.0f} s"
-                for moment in (running.began, time.monotonic())
+                for moment in (running.began, running.ended or time.monotonic())
             )
             head = f"{running.step.name}, {times}, exit code {running.popen.poll()}"
             sys.stderr.write(f"{head}\n")
