@@ -4,11 +4,14 @@ Source: exllamav2 0.3.2: config.py, model.py, device.py.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, Final
+
+import torch
 
 from neuron.engines.base import EngineError
 from neuron.engines.exllamav2.loading.context import (
@@ -27,6 +30,11 @@ from neuron.engines.exllamav2.vision.config import (
 from neuron.models.info import ModelInfo
 from neuron.models.vision import PREPROCESSOR
 from neuron.protocol.types import LoadOptions
+
+_LAUNCHED_EXPERTS: Final = 128
+"""Of so many the library launches those alone that are wanted."""
+_KERNEL_TOKENS: Final = 4
+"""At once by its kernels for experts; more go through torch."""
 
 
 def make_config(library: Any, memory: ModelMemory, options: LoadOptions) -> Any:
@@ -183,3 +191,28 @@ def correct_windows(library: Any, model: Any) -> None:
             module = module.attn
         if isinstance(module, library.attn.ExLlamaV2Attention):
             module.sliding_window -= module.sliding_window > 1
+
+
+def correct_experts(library: Any, model: Any) -> None:
+    """Let each token have its own experts where there are very many of them.
+
+    The library's kernel for so many takes a few tokens at once, and launches the
+    experts of the first one alone.
+    """
+    for module in model.modules:
+        if (
+            isinstance(module, library.moe_mlp.ExLlamaV2MoEMLP)
+            and module.num_experts == _LAUNCHED_EXPERTS
+        ):
+            module.forward = partial(_token_by_token, module.forward)
+
+
+def _token_by_token(
+    forward: Callable[..., Any], states: Any, *given: Any, **named: Any
+) -> Any:
+    """`forward` of states [batch, tokens, hidden], the kernel's as single tokens."""
+    tokens = states.flatten(0, 1)[:, None, None]
+    if len(tokens) > _KERNEL_TOKENS:
+        return forward(states, *given, **named)
+    done = [forward(token, *given, **named) for token in tokens]
+    return torch.cat(done).view(states.shape)

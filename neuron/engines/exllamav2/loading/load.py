@@ -23,6 +23,7 @@ from neuron.engines.exllamav2.host import devices
 from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.loading.device_embedding import move_embedding
 from neuron.engines.exllamav2.loading.library_model import (
+    correct_experts,
     correct_tables,
     correct_windows,
     make_config,
@@ -300,6 +301,7 @@ class _Work:
             self.models.append(made)
             correct_tables(made, memory, options)
             correct_windows(library, made)
+            correct_experts(library, made)
             # Tables are made in float32, several times their size.
             self.vram.give_back()
             self._fill(made, places[0], stage)
