@@ -77,6 +77,10 @@ class GenerationDriver:
             spec.slots,
             levers.prefill_chunk,
             loaded.eyes,
+            runs_ahead=levers.async_scheduling
+            and levers.device_sampling
+            and steps is not None
+            and not self._guesses,
         )
         self._steps = 0
         self._failed_in_a_row = 0

@@ -35,7 +35,8 @@ class DecodeSteps(Protocol):
         overwrite them.
 
         Args:
-            ids: int64 [rows, tokens] on the CPU, the same number of each sequence.
+            ids: int64 [rows, tokens], the same number of each sequence; on the CPU, or
+                where the logits are.
             lengths: int32 [rows] on the CPU: tokens in the cache before these.
             table: int32 [rows, pages] on the CPU: where each sequence's pages are,
                 and beyond them one that is nobody's. To be left as it is.
@@ -141,6 +142,21 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
                 *batch, rope_offsets=torch.tensor(offsets, dtype=torch.int32)
             )
         return self._decode(*batch)
+
+    def decode_behind(
+        self, jobs: Sequence[PagedJob], tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """As `decode`, behind a step of which the jobs do not know the result yet.
+
+        Args:
+            jobs: none of them is `turned_back`; their pages have room for two tokens.
+            tokens: int64 [jobs], what that step gives; where the logits are.
+        """
+        for job in jobs:
+            job.overwrite(2)
+        lengths = torch.tensor([job.computed + 1 for job in jobs], dtype=torch.int32)
+        table = self._table(jobs, int(lengths.max()) + 1)
+        return self._decode(tokens[:, None], lengths, table)
 
     def score(self, job: PagedJob, tokens: Sequence[int]) -> Iterator[torch.Tensor]:
         """Compute the next tokens of one job; logits [some, padded vocab] after each.

@@ -8,6 +8,8 @@ starts when the pool has that and a piece for everyone running. When the pool is
 nevertheless, the youngest is preempted: it gives its pages up, waits in front of those
 who came later, and is computed again, as far as the cache has forgotten it. The oldest
 always goes on, since every request fits into an empty pool.
+
+While nobody can start, decode steps run ahead of the host by one (`decode_step`).
 """
 
 from collections import deque
@@ -23,6 +25,7 @@ from neuron.engines.base import (
     Started,
     TokenEvent,
 )
+from neuron.engines.exllamav2.decode_step import DecodeStep
 from neuron.engines.exllamav2.failures import NotFiniteError, interrupted
 from neuron.engines.exllamav2.generator import PagedGenerator
 from neuron.engines.exllamav2.prompt_scores import score_prompt
@@ -48,6 +51,8 @@ class Scheduler:
         slots: int,
         chunk: int,
         eyes: Eyes | None = None,
+        *,
+        runs_ahead: bool = False,
     ) -> None:
         """
         Args:
@@ -57,6 +62,8 @@ class Scheduler:
             slots: requests that may run at a time.
             chunk: prompt tokens of a step in which others decode.
             eyes: look at images; None where no request has any.
+            runs_ahead: whether a decode step may be launched before the one before it
+                is over; without guesses only.
         """
         self._eyes = eyes
         self._generator = generator
@@ -67,6 +74,8 @@ class Scheduler:
         self._chunk = min(chunk, self._longest_chunk)
         self._waiting: deque[Sequence] = deque()
         self._prefilling: Sequence | None = None
+        self._runs_ahead = runs_ahead
+        self._launched: DecodeStep | None = None
         self._decoding: list[Sequence] = []
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -98,8 +107,12 @@ class Scheduler:
         return len(self._waiting)
 
     def step(self, events: list[EngineEvent]) -> None:
-        """A chunk of prompt tokens, then a token for everyone who is prefilled."""
-        self._prefill(events)
+        """A chunk of prompt tokens, then a token for everyone who is prefilled.
+
+        No chunk where a decode step was launched ahead: its tokens come first.
+        """
+        if self._launched is None:
+            self._prefill(events)
         self._decode(events)
 
     def restart(
@@ -112,7 +125,7 @@ class Scheduler:
 
         Who has no output yet is queued again, once; the other running ones fail.
         """
-        self._generator = generator
+        self._generator, self._launched = generator, None
         running = self._running()
         self._prefilling, self._decoding = None, []
         for sequence in self._waiting:
@@ -243,16 +256,52 @@ class Scheduler:
     # Decode.
 
     def _decode(self, events: list[EngineEvent]) -> None:
-        self._make_room()
-        batch = list(self._decoding)
-        if not batch:
-            return
-        drafts = self._speculator.propose(self._generator, batch)
+        step, self._launched = self._launched, None
+        if step is None:
+            self._make_room()
+            batch = list(self._decoding)
+            if not batch:
+                return
+            drafts = self._speculator.propose(self._generator, batch)
+            if any(drafts):
+                self._check(batch, drafts, events)
+                return
+            step = DecodeStep.launch(self._generator, self._chooser, batch)
+        self._finish_step(step, events)
+
+    def _finish_step(self, step: DecodeStep, events: list[EngineEvent]) -> None:
+        """Take its tokens, while the device is at the next step if it can be."""
+        launched = None
+        if (
+            self._runs_ahead
+            and self._nobody_starts
+            and step.concerns.issuperset(self._decoding)
+        ):
+            launched = step.launch_next(self._generator, self._chooser)
+        for sequence, choice in step.results():
+            self._take(sequence, choice, events)
+            if launched and isinstance(choice, Sampled) and not choice.is_early:
+                launched.forget(sequence)
+        if launched is not None and launched.concerns:
+            self._launched = launched
+
+    @property
+    def _nobody_starts(self) -> bool:
+        has_slot = len(self._decoding) < self._slots
+        return self._prefilling is None and not (self._waiting and has_slot)
+
+    def _check(
+        self,
+        batch: list[Sequence],
+        drafts: list[list[int]],
+        events: list[EngineEvent],
+    ) -> None:
+        """A decode step with guesses."""
         logits = self._generator.decode(
             [sequence.run for sequence in batch],
             [[s.tokens[-1], *draft] for s, draft in zip(batch, drafts, strict=True)],
         )
-        take = partial(self._take, events=events, speculates=any(drafts))
+        take = partial(self._take, events=events, speculates=True)
         accepted = verify(self._chooser, logits, batch, drafts, take)
         self.accepted_draft_tokens += accepted
         self.rejected_draft_tokens += sum(map(len, drafts)) - accepted
@@ -263,7 +312,7 @@ class Scheduler:
         choice: Sampled | EngineError,
         events: list[EngineEvent],
         *,
-        speculates: bool,
+        speculates: bool = False,
     ) -> bool:
         """Its last token is computed, and this is the next; whether it goes on."""
         if speculates and isinstance(choice, NotFiniteError):

@@ -23,9 +23,11 @@ VOCAB = 8
 class AgainRecorder:
     """Repeats a step by calling it."""
 
-    def buffer(self, numbers: int) -> tuple[Any, Any]:
-        zeros = torch.zeros(numbers, dtype=torch.int32)
-        return zeros, zeros.clone()
+    def buffer(self, numbers: int) -> Any:
+        return torch.zeros(numbers, dtype=torch.int32)
+
+    def staging(self, numbers: int) -> Any:
+        return torch.full((numbers,), -7, dtype=torch.int32)
 
     def record(self, step: Callable[[], object]) -> Callable[[], None]:
         step()

@@ -49,7 +49,7 @@ def sample(logits: Logits, rows: Rows) -> list[Sampled]:
 
 
 def sample_together(logits: Logits, rows: Rows) -> list[Sampled]:
-    return BatchSampler(logits.shape[1]).sample_together(padded(logits), rows)
+    return BatchSampler(logits.shape[1]).begin_together(padded(logits), rows).wait()
 
 
 def normal(seed: int, *shape: int, spread: float = 3.0) -> Logits:
@@ -235,13 +235,13 @@ def test_a_broken_row_is_named_and_the_others_go_on(bad: float) -> None:
     logits = normal(3, len(MIXED), 1501)
     rows = _mixed(np.random.default_rng(3).random(len(MIXED)))
     whole = sample_together(logits, rows)
-    assert all(one.is_finite for one in whole)
+    assert all(one.is_possible for one in whole)
     for index in (0, 2, 5, 7):
         broken = logits.copy()
         broken[index, 17] = bad
         for ways in (sample, sample_together):
             found = ways(broken, rows)
-            assert not found[index].is_finite
+            assert not found[index].is_possible
             assert 0 <= found[index].token_id < 1501
             assert found[index].logprobs is None
             assert found[:index] + found[index + 1 :] == [
@@ -252,7 +252,7 @@ def test_a_broken_row_is_named_and_the_others_go_on(bad: float) -> None:
 def test_a_row_that_nothing_may_follow_is_named() -> None:
     logits = np.zeros((2, 40), np.float32)
     nothing = row(mask=packed(np.zeros(40, bool)))
-    assert [one.is_finite for one in sample_together(logits, [nothing, row()])] == [
+    assert [one.is_possible for one in sample_together(logits, [nothing, row()])] == [
         False,
         True,
     ]
@@ -374,22 +374,23 @@ def test_log_probabilities_are_the_model_s_own() -> None:
         ],
     ],
 )
-def test_a_step_waits_for_the_device_once(
-    monkeypatch: pytest.MonkeyPatch, rows: Rows
-) -> None:
+def test_a_step_begins_without_waiting_for_the_device(rows: Rows) -> None:
     """Tensors on `meta` have no values: whatever asked for one would raise."""
-    waits = []
-
-    def to_host(tensor: torch.Tensor) -> torch.Tensor:
-        assert tensor.device.type == "meta"
-        waits.append(tensor.shape)
-        return torch.ones(tensor.shape, dtype=tensor.dtype)
-
-    monkeypatch.setattr(torch.Tensor, "cpu", to_host)
     logits = torch.empty((len(rows), 1501 + PADDING), device="meta")
-    found = BatchSampler(1501).sample(logits, rows)
-    assert len(found) == len(rows)
-    assert len(waits) == 1
+    assert BatchSampler(1501).begin(logits, rows).tokens.shape == (len(rows),)
+
+
+def test_logits_may_be_overwritten_once_it_has_begun() -> None:
+    logits = normal(7, 2, 5000)
+    rows = [row(SamplingParams(temperature=9.0, top_p=0.99)), row()]
+    wanted = sample(logits, rows)
+    given = padded(logits)
+    sampling = BatchSampler(5000).begin(given, rows)
+    given.zero_()
+    assert sampling.wait() == wanted
+    early = [one.is_early for one in wanted]
+    assert early == [False, True]
+    assert int(sampling.tokens[1]) == wanted[1].token_id
 
 
 def test_a_second_look_is_taken_only_where_few_candidates_do_not_tell(

@@ -8,6 +8,7 @@ where the share that top_p asks for is spread over very many tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -24,9 +25,9 @@ from neuron.engines.exllamav2.sampling.token_choice import (
     largest,
     needs_order,
 )
-from neuron.engines.exllamav2.sampling.transfer import upload
+from neuron.engines.exllamav2.sampling.transfer import Download, upload
 
-__all__ = ["BatchSampler", "RowSampling", "Sampled"]
+__all__ = ["BatchSampler", "RowSampling", "Sampled", "Sampling"]
 
 _ROWS_AT_ONCE: Final = 32
 """Bounds what a step needs of the device: some 40 bytes a row and token."""
@@ -47,42 +48,55 @@ class BatchSampler:
             logits: [rows, padded vocab], of any floating type; left as they are.
             rows: what each row is sampled for.
         """
+        return self.begin(logits, rows).wait()
+
+    def begin(self, logits: torch.Tensor, rows: Sequence[RowSampling]) -> "Sampling":
+        """As `sample`, not waiting for the device; logits are not looked at again."""
         if logits.device.type != "cpu":
-            return self.sample_together(logits, rows)
+            return self.begin_together(logits, rows)
         # A library may add up a row of many in another order than one alone.
-        return [
-            self.sample_together(logits[index : index + 1], [row])[0]
+        alone = [
+            self.begin_together(logits[index : index + 1], [row])
             for index, row in enumerate(rows)
         ]
+        tokens = torch.cat([sampling.tokens for sampling in alone])
+        return Sampling(tokens, [part for each in alone for part in each.parts])
 
-    def sample_together(
+    def begin_together(
         self, logits: torch.Tensor, rows: Sequence[RowSampling]
-    ) -> list[Sampled]:
-        """As `sample`, all in one go on any device."""
+    ) -> "Sampling":
+        """As `begin`, all in one go on any device."""
         with torch.inference_mode():
             logits = logits[:, : self._vocab]
-            done = self._table(logits, rows, FEW).tolist()
-            short = [
-                i for i, (_, finite, enough, *_) in enumerate(done) if finite > enough
-            ]
-            if short:
-                where = upload(short, torch.int64, logits.device)
-                some = [rows[index] for index in short]
-                again = self._table(logits[where], some, self._vocab).tolist()
-                for index, line in zip(short, again, strict=True):
-                    done[index] = line
-        return [_sampled(line, row) for line, row in zip(done, rows, strict=True)]
+            table = self._table(logits, rows, FEW)
+            kept = logits.clone() if any(map(self._may_fall_short, rows)) else None
+            part = _Part(self, rows, kept, Download(table))
+            return Sampling(table[:, 0].long(), [part])
+
+    def all_of(
+        self, logits: torch.Tensor, rows: Sequence[RowSampling]
+    ) -> list[list[float]]:
+        """Lines as `_table` has them, with the whole vocabulary as candidates."""
+        table: list[list[float]] = self._table(logits, rows, self._vocab).tolist()
+        return table
+
+    def _may_fall_short(self, row: RowSampling) -> bool:
+        """Whether the share that it asks for may be spread over more than `FEW`."""
+        is_open = cut_at(row, self._vocab) == self._vocab and self._vocab > FEW
+        return row.params.temperature != 0 and row.params.top_p < 1 and is_open
 
     def _table(
         self, logits: torch.Tensor, rows: Sequence[RowSampling], few: int
     ) -> torch.Tensor:
         """What comes to the host: fp64, which holds any id, [rows, columns].
 
-        Columns are the token, whether the row is finite, whether `few` candidates were
-        enough; then, where anyone wants them, what `_logprobs` gives.
+        Columns are the token, whether the row is finite, whether any token may come,
+        whether `few` candidates were enough; then, where anyone wants them, what
+        `_logprobs` gives.
         """
         best, tokens = logits.max(-1)
-        finite, enough = best.isfinite(), torch.ones_like(best, dtype=torch.bool)
+        finite = best.isfinite()
+        possible, enough = finite.clone(), torch.ones_like(finite)
         for part in self._parts(rows):
             # No one has to be picked where all go the same way.
             where: slice | torch.Tensor = slice(None)
@@ -91,12 +105,12 @@ class BatchSampler:
             some = [rows[index] for index in part]
             adjusted = logits[where].to(torch.float64, copy=True)
             adjust(adjusted, some)
-            finite[where] &= adjusted.amax(-1).isfinite()
+            possible[where] &= adjusted.amax(-1).isfinite()
             tokens[where], enough[where] = self._choose(adjusted, some, few)
-        table = torch.stack([tokens, finite, enough], 1).double()
+        table = torch.stack([tokens, finite, possible, enough], 1).double()
         if any(row.top_logprobs is not None for row in rows):
             table = torch.cat([table, self._logprobs(logits, tokens, rows)], 1)
-        return table.cpu()
+        return table
 
     def _parts(self, rows: Sequence[RowSampling]) -> list[list[int]]:
         """Rows that go the same way, but for those that the plain maximum serves."""
@@ -149,12 +163,50 @@ class BatchSampler:
         return table
 
 
-def _sampled(line: list[float], row: RowSampling) -> Sampled:
-    token, finite, _, *scores = line
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows whose tokens come in one piece."""
+
+    sampler: BatchSampler
+    rows: Sequence[RowSampling]
+    logits: torch.Tensor | None
+    """[rows, vocab], where they may have to be looked at again."""
+    lines: Download
+
+    def wait(self) -> list[Sampled]:
+        lines = self.lines.wait().tolist()
+        sampled = [_sampled(*each) for each in zip(lines, self.rows, strict=True)]
+        short = [i for i, (_, _, possible, enough, *_) in enumerate(lines)
+                 if possible > enough]  # fmt: skip
+        if short and self.logits is not None:
+            where = upload(short, torch.int64, self.logits.device)
+            some = [self.rows[index] for index in short]
+            again = self.sampler.all_of(self.logits[where], some)
+            for index, line in zip(short, again, strict=True):
+                sampled[index] = _sampled(line, self.rows[index], is_early=False)
+        return sampled
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Tokens that a device is choosing."""
+
+    tokens: torch.Tensor
+    """int64 [rows], where the logits are: those of which `Sampled.is_early` is true."""
+    parts: Sequence[_Part]
+
+    def wait(self) -> list[Sampled]:
+        """What was chosen for each row."""
+        with torch.inference_mode():
+            return [sampled for part in self.parts for sampled in part.wait()]
+
+
+def _sampled(line: list[float], row: RowSampling, *, is_early: bool = True) -> Sampled:
+    token, finite, possible, _, *scores = line
     logprobs = None
-    if row.top_logprobs is not None and finite:
+    if row.top_logprobs is not None and possible:
         own, *top = scores
         half = len(top) // 2
         pairs = list(zip(map(int, top[:half]), top[half:], strict=True))
         logprobs = TokenLogprobs(own, tuple(pairs[: row.top_logprobs]))
-    return Sampled(int(token), logprobs, is_finite=bool(finite))
+    return Sampled(int(token), logprobs, bool(finite), bool(possible), is_early)

@@ -1,6 +1,6 @@
 """Everyone's next token, from one batch of logits."""
 
-from collections.abc import Sequence as Batch
+from collections.abc import Mapping, Sequence as Batch
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from neuron.engines.base import EngineError, SamplingParams
 from neuron.engines.exllamav2.failures import NotFiniteError
-from neuron.engines.exllamav2.sampling.batch import BatchSampler, RowSampling, Sampled
+from neuron.engines.exllamav2.sampling.batch import (
+    BatchSampler,
+    RowSampling,
+    Sampled,
+    Sampling,
+)
 from neuron.engines.exllamav2.sequence import Sequence
 
 _UNUSED: Final = RowSampling(
@@ -60,6 +65,11 @@ class Chooser:
             logits: [places, padded vocab], on any device.
             places: in the order of the rows.
         """
+        return self.begin(logits, places).wait()
+
+    def begin(self, logits: torch.Tensor, places: Batch[Place]) -> "Choices":
+        """As `choose`, not waiting for a device that samples; logits are not looked at
+        again."""
         if not self._on_device:
             logits = logits.float().cpu()
         problems: dict[int, EngineError] = {}
@@ -70,18 +80,34 @@ class Chooser:
             except EngineError as error:
                 problems[index] = error
                 rows.append(_UNUSED)
-        sampled = self._sampler.sample(logits, rows)
-        for index, choice in enumerate(sampled):
-            if not choice.is_finite and index not in problems:
-                problems[index] = _problem(logits[index])
-        return [problems.get(index, choice) for index, choice in enumerate(sampled)]
+        return Choices(self._sampler.begin(logits, rows), problems)
 
 
-def _problem(logits: torch.Tensor) -> EngineError:
-    """Why nothing could be chosen from logits [padded vocab]."""
-    if not logits.amax().isfinite():
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Everyone's next tokens, on their way."""
+
+    sampling: Sampling
+    problems: Mapping[int, EngineError]
+    """What is known already to have none."""
+
+    def wait(self) -> list[Sampled | EngineError]:
+        """The token at each place, or why there is none."""
+        return [
+            self.problems.get(index) or _problem(choice) or choice
+            for index, choice in enumerate(self.sampling.wait())
+        ]
+
+
+def _problem(choice: Sampled) -> EngineError | None:
+    """Why it is no token, if it is none."""
+    if not choice.is_finite:
         return NotFiniteError()
-    return EngineError("no token is left that may come next", code="sampling_failed")
+    if not choice.is_possible:
+        return EngineError(
+            "no token is left that may come next", code="sampling_failed"
+        )
+    return None
 
 
 def _row(place: Place, device: torch.device) -> RowSampling:

@@ -52,5 +52,9 @@ class Sampled:
     logprobs: TokenLogprobs | None
     """Of the model itself: temperature 1, before penalties and masks."""
     is_finite: bool = True
-    """False: the logits hold a NaN or an infinity above all, or nothing may come; the
-    token means nothing then, and the other rows are as they would be without it."""
+    """False: the logits hold a NaN or an infinity above all."""
+    is_possible: bool = True
+    """False: they do, or nothing may come; the token means nothing then, and the other
+    rows are as they would be without it."""
+    is_early: bool = True
+    """False: the device had chosen another one first; see `Sampling.tokens`."""

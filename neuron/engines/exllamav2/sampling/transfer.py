@@ -1,4 +1,4 @@
-"""Small values on their way to a device, without waiting for what runs there."""
+"""Small values on their way to a device and back, not waiting for what runs there."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,3 +20,20 @@ def upload(
     if device.type != "cuda":
         return host.to(device)
     return host.pin_memory().to(device, non_blocking=True)
+
+
+class Download:
+    """A tensor's values on their way to the host: they take their turn, too."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values, self._arrival = values, None
+        if values.device.type == "cuda":
+            self._values = torch.empty_like(values, device="cpu", pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._arrival = torch.cuda.current_stream(values.device).record_event()
+
+    def wait(self) -> torch.Tensor:
+        """The values on the host."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._values

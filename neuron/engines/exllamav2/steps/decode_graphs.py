@@ -48,8 +48,7 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    host: Any
-    device: Any
+    inputs: Any
     repeat: Callable[[], None]
 
 
@@ -91,7 +90,7 @@ class DecodeGraphs:
         """One step for a batch.
 
         Args:
-            ids: int64 [n, q] on the CPU, the tokens to compute.
+            ids: int64 [n, q], the tokens to compute, on the CPU or on the device.
             lengths: int32 [n] on the CPU, tokens in the cache before them.
             table: int32 [n, pages] on the CPU.
 
@@ -107,9 +106,12 @@ class DecodeGraphs:
         recorded = self._recorded.get(shape)
         if recorded is None:
             recorded = self._recorded[shape] = self._record(shape)
-        self._fill(shape, recorded.host, ids, lengths, table)
+        host = self._recorder.staging(shape.numbers)
+        self._fill(shape, host, ids if ids.is_cpu else 0, lengths, table)
         with self._recorder.stream():
-            recorded.device.copy_(recorded.host, non_blocking=True)
+            recorded.inputs.copy_(host, non_blocking=True)
+            if not ids.is_cpu:
+                shape.parts(recorded.inputs)[0][:count] = ids
             recorded.repeat()
         return self._logits[:count, :q_len]
 
@@ -136,16 +138,14 @@ class DecodeGraphs:
             progress(done, len(shapes))
 
     def _record(self, shape: _Shape) -> _Recorded:
-        host, device = self._recorder.buffer(shape.numbers)
-        for block in (host, device):
-            # Recording computes, and no real page may be touched.
-            shape.parts(block)[2].fill_(self._spare)
-        ids, lengths, table = shape.parts(device)
+        inputs = self._recorder.buffer(shape.numbers)
+        ids, lengths, table = shape.parts(inputs)
+        table.fill_(self._spare)  # Recording computes, and no real page may be touched.
         result = self._logits[: shape.rows, : shape.q_len]
         repeat = self._recorder.record(
             lambda: result.copy_(self._forward(ids.long(), lengths, table))
         )
-        return _Recorded(host, device, repeat)
+        return _Recorded(inputs, repeat)
 
     def _fill(
         self, shape: _Shape, block: Any, ids: Any, lengths: Any, table: Any

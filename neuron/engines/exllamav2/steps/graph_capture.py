@@ -12,8 +12,12 @@ Step = Callable[[], object]
 class Recorder(Protocol):
     """Records steps, and makes the buffers that they read."""
 
-    def buffer(self, numbers: int) -> tuple[Any, Any]:
-        """int32 [numbers], once on the host and once on the device, zeroed."""
+    def buffer(self, numbers: int) -> Any:
+        """int32 [numbers] on the device, zeroed."""
+
+    def staging(self, numbers: int) -> Any:
+        """int32 [numbers] on the host, to be copied from once; what copies of earlier
+        ones still read is never given out again."""
 
     def record(self, step: Step) -> Callable[[], None]:
         """A function that repeats `step`."""
@@ -35,11 +39,14 @@ class CudaRecorder:
         self._stream = stream
         self._pool = torch.cuda.graph_pool_handle()
 
-    def buffer(self, numbers: int) -> tuple[Any, Any]:
-        zeros = self._torch.zeros
+    def buffer(self, numbers: int) -> Any:
         ints = self._torch.int32
-        host = zeros(numbers, dtype=ints, pin_memory=True)
-        return host, zeros(numbers, dtype=ints, device=self._device)
+        return self._torch.zeros(numbers, dtype=ints, device=self._device)
+
+    def staging(self, numbers: int) -> Any:
+        # torch keeps page-locked memory, and hands it out again once copies are done.
+        ints = self._torch.int32
+        return self._torch.empty(numbers, dtype=ints, pin_memory=True)
 
     def record(self, step: Step) -> Callable[[], None]:
         # Whatever `step` sets as its stream, it has to be the one that records.
