@@ -3,7 +3,6 @@
 Nothing of the library or of torch is imported before `load`.
 """
 
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -93,9 +92,7 @@ class ExLlamaV2Engine:
             driver = self._drive(loaded, spec, levers, progress, cancelled)
             self._settle(loaded)
         except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they may hold the cache
-            self._free(loaded)
-            raise
+            raise self._given_up(error, spec, loaded) from None
         self._running = _Running(loaded, driver)
 
     def submit(self, request: GenerationRequest) -> None:
@@ -207,6 +204,14 @@ class ExLlamaV2Engine:
         if levers.warmup:
             decoding.warm_up(backend, loaded, levers, steps, draft_steps, report)
         return steps, draft_steps
+
+    def _given_up(
+        self, error: BaseException, spec: LoadSpec, loaded: "LoadedModel"
+    ) -> BaseException:
+        """What to raise; nothing is left of the load."""
+        from neuron.engines.exllamav2.loading import load as loading
+
+        return loading.given_up(error, spec, lambda: self._free(loaded))
 
     def _free(self, loaded: "LoadedModel") -> None:
         from neuron.engines.exllamav2.loading import load as loading

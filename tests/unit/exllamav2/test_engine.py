@@ -3,7 +3,7 @@
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -11,6 +11,8 @@ from tests.support import cuda_stack
 
 cuda_stack.require("torch", "triton", "exllamav2")
 cuda_stack.use_cpu_extension()
+
+import torch
 
 from neuron.engines.base import EngineError, LoadCancelledError, LoadSpec
 from neuron.engines.exllamav2.engine import ExLlamaV2Engine
@@ -116,6 +118,34 @@ def test_a_model_that_cannot_be_computed_is_not_served(
         load(engine, spec)
     assert failed.value.code == "load_failed"
     assert len(engine.freed) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: an illegal memory access"), "load_failed"),
+    ],
+)  # fmt: skip
+def test_a_warm_up_that_fails_is_a_load_that_failed(
+    spec: LoadSpec, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    """Be it that nothing can be freed any more, as on a device that is lost."""
+
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    def lost(*_: object) -> NoReturn:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(TorchEngine, "_decode_steps", fail)
+    monkeypatch.setattr(TorchEngine, "_free", lost)
+    engine = TorchEngine()
+    with pytest.raises(EngineError, match=str(error)) as failed:
+        load(engine, spec)
+    assert failed.value.code == code
+    assert engine.stats().memory_bytes is None
 
 
 def test_one_model_at_a_time_and_again(spec: LoadSpec) -> None:

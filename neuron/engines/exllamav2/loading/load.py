@@ -134,14 +134,21 @@ def load_model(
     try:
         return work.run()
     except BaseException as error:
-        failure = _named(error, spec)
-        _let_go(error)
+        raise given_up(error, spec, work.release) from None
+
+
+def given_up(
+    error: BaseException, spec: LoadSpec, release: Callable[[], object]
+) -> BaseException:
+    """What a load that failed is to raise; `release` gives back what there is of it."""
+    failure = _named(error, spec)
+    _let_go(error)
     try:
-        work.release()
-    except RuntimeError as error:
+        release()
+    except RuntimeError as lost:
         # On a device that is lost nothing works any more, and that is no news.
-        log.error("%s: what was loaded cannot be freed: %s", spec.info.id, error)
-    raise failure from None
+        log.error("%s: what was loaded cannot be freed: %s", spec.info.id, lost)
+    return failure
 
 
 def settle(loaded: LoadedModel, state: Path | None = None) -> MeasuredMemory:
