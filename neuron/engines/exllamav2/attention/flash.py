@@ -16,8 +16,9 @@ import triton
 from neuron.engines.exllamav2.attention import bundled, launch, plain
 from neuron.engines.exllamav2.attention.problem import Cache, Mask, check
 
-_FEW_QUERIES: Final = 16
-"""Decoding, with or without drafted tokens: bound by memory, split over keys."""
+_FEW_QUERIES: Final = 64
+"""Decoding, and what a long chat goes on with: torch's kernel does not divide keys, and
+its few programs would leave most of a GPU idle."""
 _NO_WINDOW: Final = 10_000_000
 """How exllamav2's tensor-parallel code says that there is no window to the left."""
 

@@ -81,12 +81,14 @@ def append_rows(
 @triton.jit(
     do_not_specialize=[
         "width",
+        "table_stride",
         "new_tokens",
         "queries",
         "splits",
         "window_left",
         "window_right",
-    ]
+    ],
+    do_not_specialize_on_alignment=["lengths", "table"],
 )
 def attend(  # noqa: C901 - one kernel, whose branches are taken at compile time
     query,
@@ -118,7 +120,6 @@ def attend(  # noqa: C901 - one kernel, whose branches are taken at compile time
     LEFT: tl.constexpr,
     RIGHT: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    DIRECT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -129,8 +130,8 @@ def attend(  # noqa: C901 - one kernel, whose branches are taken at compile time
     [batch, queries, heads, HEAD_DIM], contiguous. `lengths + new_tokens` keys of each
     sequence count, the last of them at the last query's position. `window_left` and
     `window_right` are looked at where LEFT and RIGHT say so, `softcap` where SOFTCAP.
-    With DIRECT there is one split; else `sums` is fp32 [batch, KV_HEADS, splits, rows,
-    HEAD_DIM] and `stats` [batch, KV_HEADS, splits, rows, 2]. BLOCK_N divides PAGE.
+    Of several splits, `sums` is fp32 [batch, KV_HEADS, splits, rows, HEAD_DIM] and
+    `stats` [batch, KV_HEADS, splits, rows, 2]. BLOCK_N divides PAGE.
     """
     tiles = tl.cdiv(queries * GROUP, BLOCK_M)
     sequence = tl.program_id(0) // tiles
@@ -224,7 +225,7 @@ def attend(  # noqa: C901 - one kernel, whose branches are taken at compile time
         )
         best = new_best
 
-    if DIRECT:
+    if splits == 1:
         result = total_value / tl.where(weight == 0.0, 1.0, weight)[:, None]
         tl.store(
             out + query_row[:, None] * HEAD_DIM + dim[None, :],

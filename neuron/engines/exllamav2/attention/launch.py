@@ -15,10 +15,11 @@ from neuron.engines.exllamav2.attention.problem import Cache, Mask
 _SPLIT_TOKENS: Final = 128
 """Fewer keys than this are not worth a split of their own."""
 _MAX_SPLITS: Final = 128
-_PROGRAMS_PER_PROCESSOR: Final = 4
-"""Decoding waits for memory: more programs have more loads under way."""
-_INTERPRETED_PROCESSORS: Final = 4
-_MERGED_AT_ONCE: Final = 16
+_PROGRAMS_PER_PROCESSOR: Final = 2
+"""While one computes, another's keys are on their way; more cost more to merge."""
+_INTERPRETED_PROCESSORS: Final = 8
+_MERGED_AT_ONCE: Final = 64
+"""Loaded together: their latency is most of the time that merging takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Tiles:
 def tiles_for(rows: int, head_dim: int, page: int | None) -> Tiles:
     """Tiles for that many rows (queries times heads of a group) per sequence.
 
-    Rows fill tensor-core tiles of at least 16. A tile of keys lies within one page. The
+    Rows fill tensor-core tiles of at least 16. A tile of keys lies within one page. A
     third stage is for the table: a page's number is read before its keys are due. All
     of it fits into the 99 KiB of shared memory that the smallest supported GPU (compute
     capability 8.9) gives one program.
@@ -50,7 +51,8 @@ def tiles_for(rows: int, head_dim: int, page: int | None) -> Tiles:
     keys = 64 if dim <= 128 else 32
     while page is not None and page % keys:
         keys //= 2
-    return Tiles(height, keys, dim, warps=8 if height == 128 else 4, stages=3)
+    warps, stages = 8 if height == 128 else 4, 2 if page is None else 3
+    return Tiles(height, keys, dim, warps, stages)
 
 
 def splits_for(programs: int, room: int, processors: int) -> int:
@@ -61,7 +63,7 @@ def splits_for(programs: int, room: int, processors: int) -> int:
         room: the most keys that a sequence can have.
         processors: multiprocessors of the GPU.
     """
-    wanted = ceil(_PROGRAMS_PER_PROCESSOR * processors / programs)
+    wanted = _PROGRAMS_PER_PROCESSOR * processors // programs
     useful = ceil(room / _SPLIT_TOKENS)
     return max(1, min(wanted, useful, _MAX_SPLITS))
 
@@ -145,11 +147,9 @@ def attend(
     programs = batch * row_tiles * kv_heads
     splits = splits_for(programs, cache.room, _processors(query.device))
     out = torch.empty_like(query) if out is None else out
-    sums = stats = out
-    if splits > 1:
-        parts = (batch, kv_heads, splits, rows)
-        sums = query.new_empty((*parts, head_dim), dtype=torch.float32)
-        stats = query.new_empty((*parts, 2), dtype=torch.float32)
+    parts = (batch, kv_heads, splits, rows) if splits > 1 else (0,)
+    sums = query.new_empty((*parts, head_dim), dtype=torch.float32)
+    stats = query.new_empty((*parts, 2), dtype=torch.float32)
     model = heads_of(heads, kv_heads, head_dim)
     with _current(query.device):
         kernels.attend[(batch * row_tiles, kv_heads, splits)](
@@ -172,7 +172,7 @@ def attend(
             mask.right,
             *cache.keys.stride()[:3],
             **model,
-            **variant_of(cache.page, mask, splits, tiles),
+            **variant_of(cache.page, mask, tiles),
         )
         if splits > 1:
             kernels.merge_splits[(batch * kv_heads, rows)](
@@ -186,9 +186,7 @@ def heads_of(heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:
     return {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD_DIM": head_dim}
 
 
-def variant_of(
-    page: int | None, mask: Mask, splits: int, tiles: Tiles
-) -> dict[str, int]:
+def variant_of(page: int | None, mask: Mask, tiles: Tiles) -> dict[str, int]:
     """What `kernels.attend` is compiled for besides.
 
     No length, batch or width of a table: a warm-up meets all that serving needs.
@@ -200,7 +198,6 @@ def variant_of(
         "LEFT": mask.left >= 0,
         "RIGHT": mask.right >= 0,
         "SOFTCAP": mask.softcap > 0,
-        "DIRECT": splits == 1,
         "BLOCK_M": tiles.rows,
         "BLOCK_N": tiles.keys,
         "BLOCK_D": tiles.dim,

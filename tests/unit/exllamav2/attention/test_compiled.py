@@ -1,5 +1,7 @@
 """The kernels compiled for real GPUs, on a host without one."""
 
+import subprocess
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -30,15 +32,15 @@ PLAIN: Final = Mask(0.1, causal=True)
 GEMMA_2: Final = Mask(0.1, causal=True, left=4096, softcap=50.0)
 
 VARIANTS: Final = {
-    "llama-decode": (32, 8, 128, 1, PLAIN, 8),
-    "qwen-drafts": (28, 4, 128, 16, PLAIN, 8),
-    "head-dim-80": (32, 32, 80, 1, PLAIN, 8),
-    "head-dim-32": (8, 8, 32, 1, PLAIN, 8),
-    "gemma-2-decode": (16, 8, 256, 1, GEMMA_2, 8),
-    "gemma-2-prompt": (16, 8, 256, 2048, GEMMA_2, 1),
-    "gemma-2-27b-prompt": (32, 16, 128, 2048, GEMMA_2, 1),
+    "llama-decode": (32, 8, 128, 1, PLAIN),
+    "qwen-drafts": (28, 4, 128, 16, PLAIN),
+    "head-dim-80": (32, 32, 80, 1, PLAIN),
+    "head-dim-32": (8, 8, 32, 1, PLAIN),
+    "gemma-2-decode": (16, 8, 256, 1, GEMMA_2),
+    "gemma-2-prompt": (16, 8, 256, 2048, GEMMA_2),
+    "gemma-2-27b-prompt": (32, 16, 128, 2048, GEMMA_2),
 }
-"""heads, kv_heads, head_dim, queries, mask, splits"""
+"""heads, kv_heads, head_dim, queries, mask"""
 
 
 def _compile(
@@ -68,10 +70,10 @@ def _compile(
 
 
 def _attend(variant: str, target: int, half: str = "*fp16") -> Any:
-    heads, kv_heads, head_dim, queries, mask, splits = VARIANTS[variant]
+    heads, kv_heads, head_dim, queries, mask = VARIANTS[variant]
     tiles = launch.tiles_for(queries * heads // kv_heads, head_dim, 256)
     constants = launch.heads_of(heads, kv_heads, head_dim)
-    constants |= launch.variant_of(256, mask, splits, tiles)
+    constants |= launch.variant_of(256, mask, tiles)
     return _compile(kernels.attend, constants, target, half)
 
 
@@ -96,16 +98,24 @@ def test_bfloat16_is_compiled_too(target: int) -> None:
 
 
 @pytest.mark.parametrize("target", SHARED_MEMORY)
-def test_registers_do_not_spill_in_decoding(target: int) -> None:
-    compiled = _attend("llama-decode", target)
-    assert ".local" not in compiled.asm["ptx"]
+@pytest.mark.parametrize("variant", ["llama-decode", "gemma-2-decode"])
+def test_registers_do_not_spill_in_decoding(
+    variant: str, target: int, tmp_path: Path
+) -> None:
+    cubin = tmp_path / "attend.cubin"
+    cubin.write_bytes(_attend(variant, target).asm["cubin"])
+    tool = triton.knobs.nvidia.cuobjdump.path
+    shown = subprocess.check_output([tool, "-res-usage", cubin], text=True)
+    assert " STACK:0 " in shown
 
 
 @pytest.mark.parametrize("target", SHARED_MEMORY)
-def test_a_cache_without_pages_is_compiled(target: int) -> None:
-    tiles = launch.tiles_for(4, 128, None)
-    constants = launch.heads_of(32, 8, 128) | launch.variant_of(None, PLAIN, 1, tiles)
-    assert _compile(kernels.attend, constants, target).asm["cubin"]
+@pytest.mark.parametrize(("rows", "head_dim"), [(4, 128), (64, 256)])
+def test_a_cache_without_pages_fits(rows: int, head_dim: int, target: int) -> None:
+    tiles = launch.tiles_for(rows, head_dim, None)
+    constants = launch.heads_of(32, 8, head_dim) | launch.variant_of(None, PLAIN, tiles)
+    compiled = _compile(kernels.attend, constants, target)
+    assert compiled.metadata.shared <= SHARED_MEMORY[target]
 
 
 @pytest.mark.parametrize("target", SHARED_MEMORY)

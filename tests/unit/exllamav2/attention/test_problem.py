@@ -70,8 +70,9 @@ def test_pages_that_tiles_do_not_fit_are_refused() -> None:
     ("programs", "room", "splits"),
     [
         (8, 256, 2),  # little to share
-        (8, 32_768, 66),  # one sequence of a Llama 8B on 132 processors
-        (512, 32_768, 2),  # 64 of them
+        (8, 32_768, 33),  # one sequence of a Llama 8B on 132 processors
+        (128, 32_768, 2),  # 16 of them
+        (160, 32_768, 1),
         (4096, 32_768, 1),
         (1, 1 << 20, 128),
     ],
