@@ -26,8 +26,9 @@ PROMPTS = (
     Case((500,), queries=200, heads=4, kv_heads=2, head_dim=128, page=256),
     Case((500,), queries=100, head_dim=96, page=256),
     Case((300,), queries=100, head_dim=80, page=256, appends=False),
-    Case((300,), queries=50, window=(100, 100), head_dim=256, page=256),
-    Case((300, 20), queries=60, page=256, spare_columns=2),
+    Case((300,), queries=70, window=(100, 100), head_dim=256, page=256),
+    Case((300, 20), queries=80, page=256, spare_columns=2),
+    Case((1500,), queries=60, heads=8, kv_heads=2, head_dim=128, page=256),
     Case((100,), queries=100, page=32),
     Case((300,), queries=60, softcap=30.0, page=256),
 )
