@@ -1,6 +1,6 @@
 """What the first requests would be slow for, done before they come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from neuron.engines.base import EngineError, Failed, GenerationRequest, SamplingParams
@@ -16,7 +16,7 @@ _SAMPLINGS: Final = (
 
 
 def rehearse(driver: GenerationDriver, longest: int, check: Callable[[], None]) -> None:
-    """Answer requests that nobody asked, one with a prompt of a whole chunk.
+    """Answer requests that nobody asked, of every kind.
 
     Args:
         driver: to be thrown away afterwards: it counts and caches them.
@@ -30,11 +30,13 @@ def rehearse(driver: GenerationDriver, longest: int, check: Callable[[], None]) 
         return  # nothing is slow for so little
     # The last token of a prompt belongs to the first decode step.
     whole_chunk = min(driver.generator.max_chunk_size + 1, longest - _TOKENS)
-    for sampling, tokens in zip(_SAMPLINGS, (whole_chunk, 1, 1), strict=True):
+    kinds = [(1, _TOKENS, sampling) for sampling in _SAMPLINGS]
+    kinds += [(length, 1, _SAMPLINGS[0]) for length in _prompts(whole_chunk)]
+    for number, (length, tokens, sampling) in enumerate(kinds):
+        # Prompts that begin alike would be computed once.
+        prompt = (number,) * length
         driver.submit(
-            GenerationRequest(
-                str(sampling), (0,) * tokens, _TOKENS, sampling, top_logprobs=1
-            )
+            GenerationRequest(str(number), prompt, tokens, sampling, top_logprobs=1)
         )
     while driver.has_work():
         check()
@@ -43,3 +45,14 @@ def rehearse(driver: GenerationDriver, longest: int, check: Callable[[], None]) 
                 raise EngineError(
                     f"the model cannot be computed: {event.error}", code="load_failed"
                 ) from event.error
+
+
+def _prompts(longest: int) -> Iterator[int]:
+    """Lengths of which each has twice as much to compute as the one before: kernels are
+    compiled, and chosen, by that.
+    """
+    computed = 1
+    while 1 + computed < longest:
+        yield 1 + computed
+        computed *= 2
+    yield longest
