@@ -1,9 +1,8 @@
 """What the tests of the exllamav2 engine need, and why they are skipped without it.
 
 No GPU and no CUDA toolkit: torch's CPU build, triton and exllamav2's Python suffice,
-with `exllamav2_ext` reduced to what the generator calls on the CPU. That part is
-compiled from the installed package's own sources in half a minute and kept in the
-user's cache folder.
+with `exllamav2_ext` compiled for the CPU (`extension_build`), in half a minute on two
+cores, and kept in the user's cache folder.
 
 A module that imports any of these begins with
 
@@ -18,10 +17,8 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NoReturn
@@ -29,17 +26,16 @@ from typing import Final, NoReturn
 import pytest
 
 from neuron.engines.exllamav2.attention.provider import install
+from tests.support import extension_build
 from tests.support.cache import kept_folder
 
-EXTENSION: Final = "exllamav2_ext"
 BUILD_DEADLINE_S: Final = 240.0
-"""For tests that may be the first to need the extension: 13 s of CPU time, once."""
+"""For tests that may be the first to need the extension: 60 s of CPU time, once."""
 _INSTALL: Final = {
     "torch": "pip install 'torch==2.13.*'",
     "triton": "it comes with torch's CUDA build, or pip install triton",
     "exllamav2": "pip install --no-deps exllamav2==0.3.2",
 }
-_SOURCES: Final = Path(__file__).parent / "exllamav2_cpu"
 
 
 def require(*packages: str) -> None:
@@ -58,13 +54,13 @@ def use_cpu_extension() -> None:
     """
     if find_spec("triton") is not None:
         install()
-    if EXTENSION in sys.modules:
+    if extension_build.NAME in sys.modules:
         return
     folder = str(cpu_extension())
     importlib.import_module("torch")  # brings the libraries that the extension needs
     sys.path.insert(0, folder)
     try:
-        importlib.import_module(EXTENSION)
+        importlib.import_module(extension_build.NAME)
     finally:
         sys.path.remove(folder)
 
@@ -76,10 +72,11 @@ def cpu_extension() -> Path:
     """
     require("torch", "exllamav2")
     compiler = _compiler()
+    tools = extension_build.Toolbox(compiler, _package("exllamav2"), _package("torch"))
     try:
         return kept_folder(
             f"exllamav2-ext-{_key(compiler)}",
-            lambda folder: _build(compiler, folder),
+            lambda folder: extension_build.build(tools, folder),
             wait_s=BUILD_DEADLINE_S,
         )
     except TimeoutError as error:
@@ -87,8 +84,12 @@ def cpu_extension() -> Path:
 
 
 def _compiler() -> str:
-    if platform.machine() != "x86_64":
-        _skip(f"exllamav2's sampler needs x86-64, not {platform.machine()}")
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        _skip("exllamav2's extension is built for Linux on x86-64 here")
+    features = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    missing = [name for name in extension_build.NEEDED_FEATURES if name not in features]
+    if missing:
+        _skip(f"this CPU lacks {', '.join(missing)}")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         _skip("no C++ compiler: apt install g++")
@@ -113,45 +114,16 @@ def _package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _our_files() -> Iterator[Path]:
-    return (path for path in sorted(_SOURCES.rglob("*")) if path.is_file())
-
-
 def _key(compiler: str) -> str:
     digest = hashlib.sha256(compiler.encode())
-    for path in (Path(__file__), *_our_files()):
+    ours = (path for path in sorted(extension_build.OURS.rglob("*")) if path.is_file())
+    for path in (Path(extension_build.__file__), *ours):
         digest.update(path.read_bytes())
     versions = [
         f"{name}{importlib.metadata.version(name)}" for name in ("exllamav2", "torch")
     ]
     tag = sys.implementation.cache_tag
     return "-".join([*versions, str(tag), digest.hexdigest()[:12]])
-
-
-def _build(compiler: str, folder: Path) -> None:
-    folder.mkdir()
-    torch = _package("torch")
-    includes = [
-        _SOURCES / "include",
-        _package("exllamav2") / EXTENSION,
-        torch / "include",
-        torch / "include/torch/csrc/api/include",
-        _python_headers(),
-    ]
-    command = [
-        compiler, "-std=c++20", "-O1", "-w", "-fPIC", "-shared",
-        "-fvisibility=hidden", "-ffunction-sections", "-Wl,--gc-sections",
-        f"-DTORCH_EXTENSION_NAME={EXTENSION}",
-        *(f"-I{include}" for include in includes),
-        str(_SOURCES / "bindings.cpp"),
-        "-o", str(folder / f"{EXTENSION}.so"),
-        f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=BUILD_DEADLINE_S, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{compiler} failed:\n{done.stderr[-4000:]}")
 
 
 if __name__ == "__main__":
