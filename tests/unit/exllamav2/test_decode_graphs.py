@@ -1,7 +1,6 @@
 """Recorded steps compute what they are given; recorded here by doing them again."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -23,7 +22,12 @@ VOCAB = 8
 class AgainRecorder:
     """Repeats a step by calling it."""
 
+    def __init__(self) -> None:
+        self.in_order = False
+        """Whether what is launched now is in order with what is recorded."""
+
     def buffer(self, numbers: int) -> Any:
+        assert self.in_order
         return torch.zeros(numbers, dtype=torch.int32)
 
     def staging(self, numbers: int) -> Any:
@@ -33,12 +37,13 @@ class AgainRecorder:
         step()
 
         def repeat() -> None:
+            assert self.in_order
             step()
 
         return repeat
 
-    def stream(self) -> AbstractContextManager[object]:
-        return nullcontext()
+    def use_stream(self) -> None:
+        self.in_order = True
 
 
 class Model:
@@ -108,6 +113,17 @@ def test_padding_writes_to_the_spare_page_alone(
     ids, lengths, table = batch(5, 2)
     graphs.forward(ids, lengths, table)
     assert model.written == pages_written(lengths, table) | {SPARE}
+
+
+def test_what_comes_next_is_in_order_with_a_step(model: Model) -> None:
+    """Who reads the logits launches it in the same thread."""
+    recorder, logits = AgainRecorder(), torch.empty(1, 1, VOCAB)
+    shapes = GraphShapes.of(1, 4)
+    graphs = DecodeGraphs(model.forward, recorder, shapes, logits, spare_page=SPARE)
+    graphs.forward(*batch(1, 4))
+    recorder.in_order = False  # as when the library was on another stream since
+    graphs.forward(*batch(1, 4))
+    assert recorder.in_order
 
 
 def test_a_shape_is_recorded_once(graphs: DecodeGraphs) -> None:

@@ -96,6 +96,7 @@ class DecodeGraphs:
 
         Returns:
             Logits [n, q, padded vocab] on the device, overwritten by the next step.
+            What this thread launches there next finds them computed.
 
         Raises:
             ValueError: the batch is larger than the shapes go.
@@ -108,11 +109,11 @@ class DecodeGraphs:
             recorded = self._recorded[shape] = self._record(shape)
         host = self._recorder.staging(shape.numbers)
         self._fill(shape, host, ids if ids.is_cpu else 0, lengths, table)
-        with self._recorder.stream():
-            recorded.inputs.copy_(host, non_blocking=True)
-            if not ids.is_cpu:
-                shape.parts(recorded.inputs)[0][:count] = ids
-            recorded.repeat()
+        self._recorder.use_stream()
+        recorded.inputs.copy_(host, non_blocking=True)
+        if not ids.is_cpu:
+            shape.parts(recorded.inputs)[0][:count] = ids
+        recorded.repeat()
         return self._logits[:count, :q_len]
 
     def prepare(
@@ -138,6 +139,7 @@ class DecodeGraphs:
             progress(done, len(shapes))
 
     def _record(self, shape: _Shape) -> _Recorded:
+        self._recorder.use_stream()
         inputs = self._recorder.buffer(shape.numbers)
         ids, lengths, table = shape.parts(inputs)
         table.fill_(self._spare)  # Recording computes, and no real page may be touched.

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 Step = Callable[[], object]
@@ -22,8 +22,8 @@ class Recorder(Protocol):
     def record(self, step: Step) -> Callable[[], None]:
         """A function that repeats `step`."""
 
-    def stream(self) -> AbstractContextManager[object]:
-        """What is launched inside runs in order with the recorded work."""
+    def use_stream(self) -> None:
+        """From here on, what this thread launches is in order with recorded work."""
 
 
 class CudaRecorder:
@@ -49,24 +49,26 @@ class CudaRecorder:
         return self._torch.empty(numbers, dtype=ints, pin_memory=True)
 
     def record(self, step: Step) -> Callable[[], None]:
-        # Whatever `step` sets as its stream, it has to be the one that records.
-        with self._cuda.stream(self._stream):
-            # Once for real: kernels compile, and libraries allocate what they keep.
-            step()
-            self._stream.synchronize()
-            graph = self._cuda.CUDAGraph()
-            with _without_collection():
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                try:
-                    step()
-                finally:
+        self.use_stream()
+        # Once for real: kernels compile, and libraries allocate what they keep.
+        step()
+        self._stream.synchronize()
+        graph = self._cuda.CUDAGraph()
+        with _without_collection():
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                step()
+            except BaseException:
+                # An end that fails, too, would say no more than that something did.
+                with suppress(RuntimeError):
                     graph.capture_end()
+                raise
+            graph.capture_end()
         repeat: Callable[[], None] = graph.replay
         return repeat
 
-    def stream(self) -> AbstractContextManager[object]:
-        context: AbstractContextManager[object] = self._cuda.stream(self._stream)
-        return context
+    def use_stream(self) -> None:
+        self._cuda.set_stream(self._stream)
 
 
 @contextmanager
