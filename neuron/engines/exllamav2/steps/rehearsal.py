@@ -30,8 +30,8 @@ def rehearse(driver: GenerationDriver, longest: int, check: Callable[[], None]) 
         return  # nothing is slow for so little
     # The last token of a prompt belongs to the first decode step.
     whole_chunk = min(driver.generator.max_chunk_size + 1, longest - _TOKENS)
-    kinds = [(1, _TOKENS, sampling) for sampling in _SAMPLINGS]
-    kinds += [(length, 1, _SAMPLINGS[0]) for length in _prompts(whole_chunk)]
+    kinds = [(length, 1, _SAMPLINGS[0]) for length in _prompts(whole_chunk)]
+    kinds += [(1, _TOKENS, sampling) for sampling in _SAMPLINGS]
     for number, (length, tokens, sampling) in enumerate(kinds):
         # Prompts that begin alike would be computed once.
         prompt = (number,) * length
@@ -48,11 +48,10 @@ def rehearse(driver: GenerationDriver, longest: int, check: Callable[[], None]) 
 
 
 def _prompts(longest: int) -> Iterator[int]:
-    """Lengths of which each has twice as much to compute as the one before: kernels are
-    compiled, and chosen, by that.
+    """Lengths of which each has half as much to compute as the one before: kernels are
+    compiled, and chosen, by that. The longest first, so that a step computes all of it.
     """
-    computed = 1
-    while 1 + computed < longest:
-        yield 1 + computed
-        computed *= 2
     yield longest
+    for power in reversed(range((longest - 1).bit_length())):
+        if 1 + (1 << power) < longest:
+            yield 1 + (1 << power)
