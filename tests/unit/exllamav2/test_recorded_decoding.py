@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -15,7 +16,10 @@ import torch
 from exllamav2.attn import ExLlamaV2Attention
 
 from neuron.engines.base import EngineError
+from neuron.engines.exllamav2.backend import load_backend
+from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.steps.decode_graphs import DecodeGraphs
+from neuron.engines.exllamav2.steps.decoding import warm_up
 from neuron.engines.exllamav2.steps.graph_shapes import GraphShapes
 from tests.goldens.tiny_models import tensors, write_folder
 from tests.unit.exllamav2.test_decode_graphs import AgainRecorder
@@ -24,6 +28,7 @@ from tests.unit.exllamav2.torch_engine import (
     TorchLoaded,
     assert_page_table_holds,
     driving,
+    loaded_of,
 )
 from tests.unit.reference.support import generate, request, tiny
 
@@ -45,7 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("tiny"), config, tensors(model))
 
 
-def recorded(loaded: TorchLoaded) -> DecodeGraphs:
+def recorded(
+    loaded: TorchLoaded, recorder: AgainRecorder | None = None
+) -> DecodeGraphs:
     """Batches are filled up to whole shapes, and fillers write to the last page."""
     model, cache = loaded.model, loaded.cache
     pages = cache.max_seq_len // PAGE
@@ -58,7 +65,8 @@ def recorded(loaded: TorchLoaded) -> DecodeGraphs:
 
     logits = torch.empty(SLOTS, 1, 96)
     shapes = GraphShapes.of(SLOTS, pages)
-    return DecodeGraphs(forward, AgainRecorder(), shapes, logits, spare_page=pages - 1)
+    recorder = recorder or AgainRecorder()
+    return DecodeGraphs(forward, recorder, shapes, logits, spare_page=pages - 1)
 
 
 @pytest.fixture
@@ -67,6 +75,29 @@ def driver(folder: Path) -> Iterator[GenerationDriver]:
         folder, cache_tokens=13 * PAGE, page_size=PAGE, slots=SLOTS, steps=recorded
     ) as driver:
         yield driver
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (RuntimeError("CUDA error: not permitted\nCUDA kernel errors"), EngineError,
+         r"recorded: CUDA error: not permitted \(NEURON_EXLLAMAV2_CUDA_GRAPHS=0"),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "of"),
+    ],
+)  # fmt: skip
+def test_a_recording_that_fails_says_how_to_do_without(
+    folder: Path, error: Exception, raised: type[Exception], said: str
+) -> None:
+    class Fails(AgainRecorder):
+        def record(self, step: object) -> NoReturn:
+            raise error
+
+    loaded = loaded_of(folder, 13 * PAGE)
+    limits = SimpleNamespace(slots=SLOTS, query_length=1)
+    asked = cast("Any", SimpleNamespace(limits=limits, draft=None))
+    steps = recorded(loaded, Fails())
+    with pytest.raises(raised, match=said):
+        warm_up(load_backend(), asked, Levers(), steps, None, lambda *_: None)
 
 
 def test_it_computes_the_same(driver: GenerationDriver, folder: Path) -> None:

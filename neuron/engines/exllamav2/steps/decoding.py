@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from neuron.engines.base import EngineError
 from neuron.engines.exllamav2.backend import Backend
+from neuron.engines.exllamav2.failures import is_out_of_memory
 from neuron.engines.exllamav2.gemm.linears import ROWS, TensorCoreLinears
-from neuron.engines.exllamav2.levers import Levers
+from neuron.engines.exllamav2.levers import PREFIX, Levers
 from neuron.engines.exllamav2.speculation.draft_proposer import DRAFT_PASSES
 from neuron.engines.exllamav2.steps.decode_graphs import DecodeGraphs, Forward
 from neuron.engines.exllamav2.steps.gemm_tuning import tune
@@ -83,21 +85,41 @@ def warm_up(
         steps: what `recorded_steps` gave.
         draft_steps: what `recorded_draft_steps` gave.
         progress: told (done, total), in shapes, of each length of pass by itself.
+
+    Raises:
+        EngineError: the device does not take a recording.
     """
     library, rows = backend.exllamav2, _guessing(loaded, levers)
     if steps is None:
         tune(library, loaded.model)
     else:
-        steps.prepare(loaded.limits.slots, 1, progress)
+        _record(steps, loaded.limits.slots, 1, progress)
         if rows:
-            steps.prepare(rows, loaded.limits.query_length, progress)
+            _record(steps, rows, loaded.limits.query_length, progress)
     if loaded.draft is None or not rows:
         return
     if draft_steps is None:
         tune(library, loaded.draft.model)
     else:
         for tokens in DRAFT_PASSES:
-            draft_steps.prepare(rows, tokens, progress)
+            _record(draft_steps, rows, tokens, progress)
+
+
+def _record(
+    steps: DecodeGraphs, rows: int, tokens: int, progress: Callable[[int, int], None]
+) -> None:
+    try:
+        steps.prepare(rows, tokens, progress)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        # What torch keeps of a recording is in doubt: no going on without in here.
+        said = str(error).split("\n", 1)[0]
+        raise EngineError(
+            f"decode steps cannot be recorded: {said} ({PREFIX}CUDA_GRAPHS=0 loads "
+            "models without)",
+            code="load_failed",
+        ) from error
 
 
 def _guessing(loaded: "LoadedModel", levers: Levers) -> int:
