@@ -18,6 +18,7 @@ cuda_stack.require("torch")
 
 import torch
 
+from neuron.engines.exllamav2.sampling import batch
 from neuron.engines.exllamav2.sampling.batch import BatchSampler, RowSampling, Sampled
 
 PADDING: Final = 7
@@ -216,13 +217,18 @@ def _mixed(uniforms: Iterable[float]) -> Rows:
     ]
 
 
-def test_a_row_does_not_depend_on_the_others() -> None:
+@pytest.mark.parametrize("at_once", [1, 32])
+def test_a_row_does_not_depend_on_the_others(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(batch, "_ROWS_AT_ONCE", at_once)
     random = np.random.default_rng(2)
     logits = normal(2, len(MIXED), 1501)
     rows = _mixed(random.random(len(MIXED)))
     together = sample(logits, rows)
-    tokens = [one.token_id for one in together]
-    assert [one.token_id for one in sample_together(logits, rows)] == tokens
+    for one, other in zip(sample_together(logits, rows), together, strict=True):
+        assert one.token_id == other.token_id
+        _assert_same_logprobs(one.logprobs, other.logprobs)
     order = random.permutation(len(rows))
     shuffled = sample(logits[order], [rows[i] for i in order])
     assert [shuffled[i] for i in np.argsort(order)] == together

@@ -125,11 +125,7 @@ class BatchSampler:
                 in_order.append(index)
             else:
                 by_id.append(index)
-        return [
-            part[start : start + _ROWS_AT_ONCE]
-            for part in (greedy, by_id, in_order)
-            for start in range(0, len(part), _ROWS_AT_ONCE)
-        ]
+        return [part for way in (greedy, by_id, in_order) for part in _bounded(way)]
 
     def _choose(
         self, adjusted: torch.Tensor, rows: Sequence[RowSampling], few: int
@@ -153,14 +149,21 @@ class BatchSampler:
         wanted = [index for index, top in enumerate(asked) if top is not None]
         top = min(max((top or 0 for top in asked), default=0), self._vocab)
         table = tokens.new_zeros((len(rows), 1 + 2 * top), dtype=torch.float64)
-        where = upload(wanted, torch.int64, logits.device)
-        values = logits[where].double().log_softmax(-1)
-        own = values.gather(1, tokens[where][:, None])
-        if top:
-            likeliest, ids = largest(values, top)
-            own = torch.cat([own, ids.double(), likeliest], 1)
-        table[where] = own
+        for part in _bounded(wanted):
+            where = upload(part, torch.int64, logits.device)
+            values = logits[where].double().log_softmax(-1)
+            own = values.gather(1, tokens[where][:, None])
+            if top:
+                likeliest, ids = largest(values, top)
+                own = torch.cat([own, ids.double(), likeliest], 1)
+            table[where] = own
         return table
+
+
+def _bounded(rows: list[int]) -> list[list[int]]:
+    """No more at once than there is to be room for."""
+    starts = range(0, len(rows), _ROWS_AT_ONCE)
+    return [rows[start : start + _ROWS_AT_ONCE] for start in starts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from neuron.engines.exllamav2.sampling.batch import (
     Sampled,
     Sampling,
 )
+from neuron.engines.exllamav2.sampling.transfer import upload
 from neuron.engines.exllamav2.sequence import Sequence
 
 _UNUSED: Final = RowSampling(
@@ -139,7 +140,7 @@ def _row(place: Place, device: torch.device) -> RowSampling:
 def _distinct_prompt(sequence: Sequence, device: torch.device) -> torch.Tensor:
     if sequence.distinct_prompt is None:
         ids = sorted(set(sequence.request.prompt_ids))
-        sequence.distinct_prompt = torch.tensor(ids).to(device)
+        sequence.distinct_prompt = upload(ids, torch.int64, device)
     return sequence.distinct_prompt
 
 
