@@ -86,3 +86,10 @@ def test_scaling_that_the_library_would_pass_over() -> None:
     with pytest.raises(EngineError, match="rope type 'dynamic'") as caught:
         spelled(PLAIN | {"rope_scaling": {"type": "dynamic", "factor": 2}})
     assert caught.value.param == "model"
+
+
+def test_an_epsilon_that_is_spelled_once_is_found() -> None:
+    said = {"architectures": ["Starcoder2ForCausalLM"], "norm_epsilon": 1e-6}
+    assert library_config(said, LoadOptions())["layer_norm_epsilon"] == 1e-6
+    both = said | {"layer_norm_epsilon": 1e-5}
+    assert library_config(both, LoadOptions())["layer_norm_epsilon"] == 1e-5

@@ -1,6 +1,8 @@
 """Architectures unlike Llama in modules, names or norms: planned and loaded."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +30,7 @@ from tests.unit.exllamav2.loading.support import (
 
 pytestmark = pytest.mark.timeout(cuda_stack.BUILD_DEADLINE_S + 60)
 
-HIDDEN, WIDE, LAYERS, HEADS, KV, DIM, VOCAB, EXPERTS = 128, 256, 2, 4, 2, 32, 8704, 4
+HIDDEN, WIDE, LAYERS, HEADS, KV, DIM, VOCAB, EXPERTS = 128, 256, 2, 4, 2, 64, 8704, 4
 QUERIES, KEYS = HEADS * DIM, KV * DIM
 CONFIG: Final = {
     "hidden_size": HIDDEN, "intermediate_size": WIDE, "num_hidden_layers": LAYERS,
@@ -190,20 +192,75 @@ def test_plan_is_what_the_library_asks_for(
     assert planned == pytest.approx(kept, rel=0.03)
 
 
+def _changed(info: ModelInfo, **changes: Any) -> ModelInfo:
+    """The folder with keys of its config.json changed, and a real tokenizer."""
+    file = info.path / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | changes
+    file.write_text(json.dumps(config), encoding="utf-8")
+    hollow.with_the_bundled_tokenizer(info.path)
+    return info
+
+
 @pytest.mark.parametrize(
-    ("name", "windows"),
-    [("Gemma2ForCausalLM", [63, 0]), ("Cohere2ForCausalLM", [63, 63])],
-)
+    ("name", "changes", "windows"),
+    [
+        ("Gemma2ForCausalLM", {}, [63, 0]),
+        ("Cohere2ForCausalLM", {}, [63, 63]),
+        ("Cohere2ForCausalLM", {"layer_types": ["sliding_attention", "full_attention"],
+                                "sliding_window_pattern": None}, [63, 0]),
+        ("Phi3ForCausalLM", {"sliding_window": 48}, [47, 47]),
+        ("Qwen3ForCausalLM", {"sliding_window": 48}, [0, 0]),
+        ("Qwen3ForCausalLM", {"sliding_window": 48, "use_sliding_window": True,
+                              "max_window_layers": 1}, [0, 47]),
+        ("Qwen3ForCausalLM", {"sliding_window": 48, "use_sliding_window": True},
+         [0, 0]),
+        ("Qwen3ForCausalLM", {
+            "sliding_window": 48, "use_sliding_window": True,
+            "layer_types": ["sliding_attention", "full_attention"],
+        }, [47, 0]),
+    ],
+)  # fmt: skip
 def test_windowed_layers_see_as_many_keys_as_they_were_trained_with(
-    tmp_path: Path, library: tuple[Any, Handles], name: str, windows: list[int]
+    tmp_path: Path,
+    library: tuple[Any, Handles],
+    name: str,
+    changes: dict[str, Any],
+    windows: list[int],
 ) -> None:
     """flash-attn is told how many it sees before its own."""
-    info = written(tmp_path / "m", name)
-    hollow.with_the_bundled_tokenizer(info.path)
+    info = _changed(written(tmp_path / "m", name), **changes)
     loaded = load(library[0], spec_of(info))
     attention = (getattr(m, "attn", m) for m in loaded.model.modules)
     found = [m.sliding_window for m in attention if hasattr(m, "sliding_window")]
     assert found == windows
+
+
+def test_layers_without_a_window_have_no_positions_in_cohere2(
+    tmp_path: Path, library: tuple[Any, Handles]
+) -> None:
+    info = written(tmp_path / "m", "Cohere2ForCausalLM")
+    info = _changed(info, sliding_window_pattern=2)
+    loaded = load(library[0], spec_of(info))
+    styles = [m.attn.archparams.rope_style for m in loaded.model.modules[1:-2]]
+    assert [style.name for style in styles] == ["GPTJ", "NONE"]
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("Qwen3ForCausalLM", "rmsnorm"), ("Qwen3MoeForCausalLM", "rmsnorm"),
+     ("CohereForCausalLM", "layernorm")],
+)  # fmt: skip
+def test_heads_are_normalized_as_their_models_were_trained(
+    tmp_path: Path, library: tuple[Any, Handles], name: str, norm: str
+) -> None:
+    info = _changed(written(tmp_path / "m", name))
+    assert load(library[0], spec_of(info)).config.arch.lm.headnorm == norm
+
+
+def test_heads_that_are_no_whole_warps_are_not_normalized(tmp_path: Path) -> None:
+    info = written(tmp_path / "m", "Qwen3ForCausalLM")
+    reason = unsupported_reason(replace(info, head_dim=96)) or ""
+    assert "head_dim 96 is no multiple of 64" in reason
 
 
 @pytest.mark.parametrize(

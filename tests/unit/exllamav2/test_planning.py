@@ -241,13 +241,15 @@ def test_extensions_that_contradict_the_model(
     assert caught.value.param == field
 
 
-def test_window_that_the_library_ignores_bounds_the_context(tmp_path: Path) -> None:
+def test_window_that_split_layers_ignore_bounds_the_context(tmp_path: Path) -> None:
     info = hollow.write_llama(
         tmp_path / "m", architectures=["MistralForCausalLM"], sliding_window=512
     )
-    assert planned(info, tmp_path).max_seq_len == 512
+    assert planned(info, tmp_path).max_seq_len == 1024
+    two = {0: GIB, 1: GIB}
+    assert planned(info, tmp_path, two, tensor_parallel=True).max_seq_len == 512
     with pytest.raises(EngineError, match="over the model's 512"):
-        planned(info, tmp_path, max_seq_len=513)
+        planned(info, tmp_path, two, tensor_parallel=True, max_seq_len=513)
 
 
 def test_draft_is_counted_and_checked(tmp_path: Path) -> None:

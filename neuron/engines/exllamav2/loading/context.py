@@ -18,6 +18,8 @@ from neuron.protocol.types import LoadOptions
 _KINDS: Final = ("default", "linear", "llama3", "yarn", "su", "longrope", "mrope")
 _BESIDE: Final = ("rope_theta", "partial_rotary_factor")
 """What the new spelling keeps in the section and the old one beside it."""
+_EVERY_KEY: Final = "full_attention"
+"""What the new spelling calls a layer that has no window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,9 @@ def check_extension(model: Description, options: LoadOptions) -> None:
 def longest_context(model: Description, options: LoadOptions) -> int:
     """Tokens that a load may have at most, extension included."""
     own = model.info.context
-    window = model.window()
-    if window is not None:
-        own = min(own, window)
+    if options.tensor_parallel:
+        # Split layers see all keys, and a model only so many while it was trained.
+        own = min(own, *filter(None, model.windows), own)
     return int(own * Extension.of(options).factor)
 
 
@@ -130,16 +132,22 @@ def library_config(raw: Mapping[str, Any], options: LoadOptions) -> dict[str, An
             "factor": options.yarn_factor,
             "original_max_position_embeddings": raw.get("max_position_embeddings"),
         }
+    if "norm_epsilon" in found:
+        # Of Starcoder2, which saved it twice at first.
+        found.setdefault("layer_norm_epsilon", found["norm_epsilon"])
     return found
 
 
 def _respell(holder: dict[str, Any]) -> None:
     """Bring one object of config.json into the old spelling, in place."""
+    kinds = holder.get("layer_types")
+    if isinstance(kinds, list) and _EVERY_KEY in kinds:
+        holder.setdefault("sliding_window_pattern", 1 + kinds.index(_EVERY_KEY))
     section = holder.get("rope_scaling")
     parameters = holder.pop("rope_parameters", None)
     if isinstance(parameters, Mapping) and not section:
         # Where windowed layers have their own, the library knows theirs.
-        parameters = parameters.get("full_attention", parameters)
+        parameters = parameters.get(_EVERY_KEY, parameters)
         for key in _BESIDE:
             if (value := parameters.get(key)) is not None:
                 holder.setdefault(key, value)

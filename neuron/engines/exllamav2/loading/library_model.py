@@ -4,22 +4,14 @@ Source: exllamav2 0.3.2: config.py, model.py, device.py.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, Final
-
-import torch
+from typing import IO, Any
 
 from neuron.engines.base import EngineError
-from neuron.engines.exllamav2.loading.context import (
-    Extension,
-    library_config,
-    replace_tables,
-    yarn_of,
-)
+from neuron.engines.exllamav2.loading.context import Extension, library_config
 from neuron.engines.exllamav2.memory.description import Description
 from neuron.engines.exllamav2.memory.model import ModelMemory
 from neuron.engines.exllamav2.memory.scratch import device_scratch
@@ -30,11 +22,6 @@ from neuron.engines.exllamav2.vision.config import (
 from neuron.models.info import ModelInfo
 from neuron.models.vision import PREPROCESSOR
 from neuron.protocol.types import LoadOptions
-
-_LAUNCHED_EXPERTS: Final = 128
-"""Of so many the library launches those alone that are wanted."""
-_KERNEL_TOKENS: Final = 4
-"""At once by its kernels for experts; more go through torch."""
 
 
 def make_config(library: Any, memory: ModelMemory, options: LoadOptions) -> Any:
@@ -71,6 +58,9 @@ def make_config(library: Any, memory: ModelMemory, options: LoadOptions) -> Any:
     # Its graphs of single layers keep the tables that they were recorded with, and a
     # prompt with images is turned by tables of its own.
     config.no_graphs |= config.arch.lm.mrope
+    if model.architecture.qk_norm == "rms":
+        # Of Qwen3 the library subtracts the mean as well.
+        config.arch.lm.headnorm = "rmsnorm"
     config.arch_compat_overrides(quiet=True)
     if config.no_flash_attn:
         raise EngineError(
@@ -161,58 +151,3 @@ def _scratch(memory: ModelMemory, places: Sequence[int], device: int) -> int:
         for module in unit.modules
     ]
     return device_scratch(held, memory.model.sizes, memory.limits.max_input, memory.dq)
-
-
-def correct_tables(model: Any, memory: ModelMemory, options: LoadOptions) -> None:
-    """Put the paper's YaRN in place of the library's, where the model has one.
-
-    Raises:
-        EngineError: config.json describes one that cannot be computed.
-    """
-    if model.config.alt_rope_method != "yarn":
-        return
-    config = Path(model.config.model_dir, "config.json")
-    with config.open(encoding="utf-8") as stream:
-        rope = yarn_of(library_config(json.load(stream), options))
-    for context in model.device_context:
-        # A device that holds no layer has no tables.
-        if context is not None and context.ready:
-            replace_tables(context, rope, memory.max_seq_len)
-
-
-def correct_windows(library: Any, model: Any) -> None:
-    """Let windowed layers attend to as many keys as their models were trained with.
-
-    The library gives flash-attn the number of keys for that of keys *before* a query's
-    own. A window of 1, which it takes for none once it is less, is left as it is.
-    """
-    for module in model.modules:
-        if isinstance(module, library.parallel_decoder.ExLlamaV2ParallelDecoder):
-            module = module.attn
-        if isinstance(module, library.attn.ExLlamaV2Attention):
-            module.sliding_window -= module.sliding_window > 1
-
-
-def correct_experts(library: Any, model: Any) -> None:
-    """Let each token have its own experts where there are very many of them.
-
-    The library's kernel for so many takes a few tokens at once, and launches the
-    experts of the first one alone.
-    """
-    for module in model.modules:
-        if (
-            isinstance(module, library.moe_mlp.ExLlamaV2MoEMLP)
-            and module.num_experts == _LAUNCHED_EXPERTS
-        ):
-            module.forward = partial(_token_by_token, module.forward)
-
-
-def _token_by_token(
-    forward: Callable[..., Any], states: Any, *given: Any, **named: Any
-) -> Any:
-    """`forward` of states [batch, tokens, hidden], the kernel's as single tokens."""
-    tokens = states.flatten(0, 1)[:, None, None]
-    if len(tokens) > _KERNEL_TOKENS:
-        return forward(states, *given, **named)
-    done = [forward(token, *given, **named) for token in tokens]
-    return torch.cat(done).view(states.shape)

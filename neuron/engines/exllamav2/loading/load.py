@@ -21,14 +21,14 @@ from neuron.engines.exllamav2.backend import Backend
 from neuron.engines.exllamav2.failures import is_out_of_memory
 from neuron.engines.exllamav2.host import devices
 from neuron.engines.exllamav2.levers import Levers
-from neuron.engines.exllamav2.loading.device_embedding import move_embedding
-from neuron.engines.exllamav2.loading.library_model import (
+from neuron.engines.exllamav2.loading.corrections import (
     correct_experts,
+    correct_positions,
     correct_tables,
     correct_windows,
-    make_config,
-    make_model,
 )
+from neuron.engines.exllamav2.loading.device_embedding import move_embedding
+from neuron.engines.exllamav2.loading.library_model import make_config, make_model
 from neuron.engines.exllamav2.loading.loras import apply_adapter
 from neuron.engines.exllamav2.loading.staging import TransferStats
 from neuron.engines.exllamav2.loading.tensor_source import TensorSource, supplied
@@ -307,7 +307,8 @@ class _Work:
             made = make_model(library, config, memory, places)
             self.models.append(made)
             correct_tables(made, memory, options)
-            correct_windows(library, made)
+            correct_windows(library, made, model.windows)
+            correct_positions(library, made)
             correct_experts(library, made)
             # Tables are made in float32, several times their size.
             self.vram.give_back()

@@ -8,7 +8,7 @@ Source: exllamav2 0.3.2, architecture.py, attn.py, lora.py and tensor_p.py.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,11 @@ class Architecture:
     """False where the library refuses adapters or leaves them out silently."""
     experts: bool = False
     """Whether MLPs are mixtures of experts."""
-    ignores_window: bool = False
-    """Whether config.json's sliding window is passed over by the library."""
+    window: Literal["always", "asked"] | None = None
+    """Whether models have windows that the library passes over: always, or where
+    config.json asks for them by `use_sliding_window`."""
+    qk_norm: Literal["layer", "rms"] | None = None
+    """How each head's queries and keys are normalized before they are turned."""
     rope: bool = True
     """Whether positions are rotations; learned ones cannot be extended."""
     rope_tables: int = 1
@@ -50,15 +53,15 @@ _LEARNED_POSITIONS: Final = Architecture(rope=False)
 ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
     {
         "LlamaForCausalLM": Architecture(tensor_parallel=True),
-        "MistralForCausalLM": Architecture(tensor_parallel=True, ignores_window=True),
+        "MistralForCausalLM": Architecture(tensor_parallel=True, window="always"),
         "MixtralForCausalLM": Architecture(experts=True),
         "Mistral3ForConditionalGeneration": _PIXTRAL,
         "LlavaForConditionalGeneration": _PIXTRAL,
         "YiForCausalLM": Architecture(),
         "OrionForCausalLM": Architecture(),
-        "Qwen2ForCausalLM": Architecture(tensor_parallel=True, ignores_window=True),
-        "Qwen3ForCausalLM": Architecture(ignores_window=True),
-        "Qwen3MoeForCausalLM": Architecture(experts=True),
+        "Qwen2ForCausalLM": Architecture(tensor_parallel=True, window="asked"),
+        "Qwen3ForCausalLM": Architecture(window="asked", qk_norm="rms"),
+        "Qwen3MoeForCausalLM": Architecture(experts=True, qk_norm="rms"),
         "Qwen2VLForConditionalGeneration": _QWEN_VL,
         "Qwen2_5_VLForConditionalGeneration": _QWEN_VL,
         "GemmaForCausalLM": Architecture(),
@@ -68,12 +71,13 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
             vision_model_type="siglip_vision_model",
             lora=False,
             rope_tables=2,
+            qk_norm="rms",
         ),
         "GemmoeForCausalLM": Architecture(experts=True),
-        "CohereForCausalLM": Architecture(lora=False),
+        "CohereForCausalLM": Architecture(lora=False, qk_norm="layer"),
         "Cohere2ForCausalLM": Architecture(lora=False),
         "DbrxForCausalLM": Architecture(experts=True),
-        "Phi3ForCausalLM": Architecture(),
+        "Phi3ForCausalLM": Architecture(window="always"),
         "GPTBigCodeForCausalLM": _LEARNED_POSITIONS,
         "GPT2LMHeadModel": _LEARNED_POSITIONS,
         "MiniCPMForCausalLM": Architecture(),
@@ -81,7 +85,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
         "IndexForCausalLM": Architecture(),
         "GraniteForCausalLM": Architecture(),
         "Glm4ForCausalLM": Architecture(),
-        "Starcoder2ForCausalLM": Architecture(),
+        "Starcoder2ForCausalLM": Architecture(window="always"),
     }
 )
 

@@ -11,6 +11,7 @@ from neuron.engines.exllamav2.memory.architectures import (
 )
 from neuron.engines.exllamav2.memory.modules import ModuleCost, module_costs
 from neuron.engines.exllamav2.memory.scratch import Dimensions
+from neuron.engines.exllamav2.memory.windows import layer_windows
 from neuron.exl2 import FormatError, TensorDirectory, open_model
 from neuron.models.errors import ModelError
 from neuron.models.info import ModelInfo
@@ -100,17 +101,8 @@ class Description:
             act_order=self.quantization.get("desc_act") is True,
         )
 
-    def window(self) -> int | None:
-        """Tokens that a layer attends to, where the library passes that over.
-
-        Beyond so many tokens the model would see more than it was trained to.
-        """
-        config = self.config
-        if not self.architecture.ignores_window:
-            return None
-        if self.info.architecture != "MistralForCausalLM" and not config.get(
-            "use_sliding_window"
-        ):
-            return None
-        found = config.get("sliding_window")
-        return found if isinstance(found, int) and found > 0 else None
+    @cached_property
+    def windows(self) -> tuple[int | None, ...]:
+        """Of each layer: how many keys a token sees, its own among them, where the
+        library passes that over; None for all of them."""
+        return layer_windows(self.architecture, self.config, self.info.layers)

@@ -20,6 +20,9 @@ from neuron.models.vision import FAMILIES, PREPROCESSOR
 
 HEAD_DIMS: Final = range(32, 257)
 _HEAD_DIM_STEP: Final = 8
+_NORM_STEP: Final = 64
+"""Heads are normalized by whole warps, two numbers a thread; the rest of a warp that is
+none takes part with whatever it holds."""
 _DTYPES: Final = ("I32", "I16", "F16", "BF16", "F32")
 _MAX_ROWS: Final = 65535
 """A row's number is kept in 16 bits."""
@@ -72,11 +75,25 @@ def _check_heads(model: Description) -> None:
             f"head_dim {info.head_dim} is not a multiple of {_HEAD_DIM_STEP} from "
             f"{HEAD_DIMS[0]} to {HEAD_DIMS[-1]}, which attention kernels need"
         )
+    if (
+        model.architecture.qk_norm
+        and info.head_dim % _NORM_STEP
+        and _has_qk_norm(model)
+    ):
+        raise UnsupportedModelError(
+            f"head_dim {info.head_dim} is no multiple of {_NORM_STEP}, which exllamav2 "
+            "normalizes queries and keys by"
+        )
     if info.heads % info.kv_heads:
         raise UnsupportedModelError(
             f"num_attention_heads {info.heads} is no multiple of "
             f"num_key_value_heads {info.kv_heads}"
         )
+
+
+def _has_qk_norm(model: Description) -> bool:
+    wanted = model.architecture.qk_norm is not None
+    return wanted and any(n.endswith(".q_norm.weight") for n in model.tensors.specs)
 
 
 def _check_positions(model: Description) -> None:
