@@ -22,17 +22,18 @@
 #include "ext_bindings.cpp"
 
 void cublasHgemm(
-    cublasHandle_t, cublasOperation_t, cublasOperation_t, int rows, int columns, int inner,
-    const half* alpha, const half* a, int a_stride, const half* b, int b_stride,
+    cublasHandle_t, cublasOperation_t of_a, cublasOperation_t, int rows, int columns,
+    int inner, const half* alpha, const half* a, int a_stride, const half* b, int b_stride,
     const half* beta, half* c, int c_stride)
 {
     const auto matrix = [](const half* data, int columns, int rows, int stride) {
         return torch::from_blob((void*) data, {columns, rows}, {stride, 1}, torch::kHalf);
     };
     auto result = matrix(c, columns, rows, c_stride);
+    const auto left = of_a == CUBLAS_OP_T ? matrix(a, rows, inner, a_stride).t()
+                                          : matrix(a, inner, rows, a_stride);
     auto product = at::mm(
-        matrix(b, columns, inner, b_stride).to(torch::kFloat),
-        matrix(a, inner, rows, a_stride).to(torch::kFloat));
+        matrix(b, columns, inner, b_stride).to(torch::kFloat), left.to(torch::kFloat));
     product.mul_(__half2float(*alpha));
     // As cuBLAS does: a result that counts for nothing may be anything, NaN included.
     if (__half2float(*beta)) product.add_(result.to(torch::kFloat), __half2float(*beta));
