@@ -9,7 +9,6 @@ thrown away: it is written behind all that counts.
 
 from collections.abc import Iterator, Sequence as Batch
 from dataclasses import dataclass, field
-from typing import Final
 
 import torch
 
@@ -20,9 +19,6 @@ from neuron.engines.exllamav2.sampling.batch import Sampled
 from neuron.engines.exllamav2.sampling.choosing import Choices, Chooser, Place
 from neuron.engines.exllamav2.sampling.transfer import upload
 from neuron.engines.exllamav2.sequence import Sequence
-
-_UNKNOWN: Final = -1
-"""A token that only the device knows."""
 
 
 @dataclass(slots=True)
@@ -64,7 +60,10 @@ class DecodeStep:
             tokens = tokens[upload(rows, torch.int64, tokens.device)]
         jobs = [self.jobs[row] for row in rows]
         logits = generator.decode_behind(jobs, tokens)
-        places = [Place(sequence, (_UNKNOWN,)) for sequence in batch]
+        places = [
+            Place(sequence, last=last)
+            for sequence, last in zip(batch, tokens.split(1), strict=True)
+        ]
         return DecodeStep(batch, jobs, chooser.begin(logits[:, 0], places))
 
     def results(self) -> Iterator[tuple[Sequence, Sampled | EngineError]]:
@@ -97,15 +96,7 @@ def _can_go_on(generator: PagedGenerator, sequence: Sequence) -> bool:
 
     Takes a free page for it, from nobody.
     """
-    params = sequence.request.sampling
-    needs_host = (
-        sequence.constrained is not None
-        or params.repetition_penalty != 1
-        or params.frequency_penalty != 0
-        or params.presence_penalty != 0
-        or sequence.run.turned_back
-    )
-    if needs_host:
+    if sequence.constrained is not None or sequence.run.turned_back:
         return False
     if sequence.room < 2 and sequence.may_take and generator.pages_free:
         sequence.run.grow(1)

@@ -35,7 +35,7 @@ class Levers:
     async_scheduling: bool = True
     """A recorded step is launched while the one before it still runs, on tokens that
     have not left the GPU, so that it never waits for the CPU. Not in steps with
-    guesses, grammars or penalties. Needs `device_sampling`."""
+    guesses or grammars. Needs `device_sampling`."""
     warmup: bool = True
     """Common shapes are computed before a model is ready, so that the first requests
     are not slow; loads take longer for it."""

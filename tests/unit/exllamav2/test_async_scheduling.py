@@ -174,20 +174,34 @@ def test_who_ends_by_itself_has_computed_one_for_nothing(
     assert driver.stats().kv_pages_used == 0
 
 
+def test_nothing_is_launched_ahead_of_a_grammar(
+    driver: GenerationDriver, calls: list[str]
+) -> None:
+    grammar = Steps([range(5, 20)] * 6)
+    generate(driver, request("a", PROMPT, 6, constraint=grammar))
+    assert calls == ["launch", "wait"] * 6
+
+
 @pytest.mark.parametrize(
-    "fields",
+    "penalty",
     [
-        {"constraint": Steps([range(5, 20)] * 6)},
-        {"sampling": SamplingParams(temperature=0, repetition_penalty=1.1)},
-        {"sampling": SamplingParams(temperature=0, frequency_penalty=0.1)},
-        {"sampling": SamplingParams(temperature=0, presence_penalty=0.1)},
+        {"repetition_penalty": 1.3},
+        {"frequency_penalty": 1.5},
+        {"presence_penalty": 1.5},
     ],
 )
-def test_nothing_is_launched_ahead_of_what_the_host_has_to_say(
-    driver: GenerationDriver, calls: list[str], fields: dict[str, Any]
+def test_penalties_know_the_token_that_has_not_come_yet(
+    drive: Drive, calls: list[str], penalty: dict[str, float]
 ) -> None:
-    generate(driver, request("a", PROMPT, 6, **fields))
-    assert calls == ["launch", "wait"] * 6
+    params = SamplingParams(temperature=0, **penalty)
+    some = [request("a", PROMPT, 30, sampling=params), request("b", PROMPT[2:], 30)]
+    with drive(levers=Levers(async_scheduling=False)) as one_by_one:
+        expected = generate(one_by_one, *some)
+    with drive() as driver:
+        found = generate(driver, *some)
+    assert "launch behind" in calls
+    assert found["a"].tokens == expected["a"].tokens
+    assert found["b"].tokens == expected["b"].tokens
 
 
 def test_a_new_request_is_prefilled_after_one_more_token(

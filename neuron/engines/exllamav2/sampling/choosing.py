@@ -38,10 +38,13 @@ class Place:
     sequence: Sequence
     ahead: Batch[int] = ()
     """Tokens that are taken to be the sequence's next."""
+    last: torch.Tensor | None = None
+    """int64 [1]: one more behind those, which only the device knows."""
 
     @property
     def generated(self) -> int:
-        return self.sequence.generated + len(self.ahead)
+        known = self.sequence.generated + len(self.ahead)
+        return known + (self.last is not None)
 
     @property
     def must_go_on(self) -> bool:
@@ -134,6 +137,7 @@ def _row(place: Place, device: torch.device) -> RowSampling:
         mask=mask,
         blocked=blocked,
         top_logprobs=request.top_logprobs,
+        last=place.last,
     )
 
 
@@ -145,7 +149,7 @@ def _distinct_prompt(sequence: Sequence, device: torch.device) -> torch.Tensor:
 
 
 def _output(place: Place) -> list[int]:
-    """The tokens before it, if they matter for the one there."""
+    """The known tokens before it, if they matter for the one there."""
     sequence = place.sequence
     params = sequence.request.sampling
     if (

@@ -64,7 +64,9 @@ def _seen(logits: torch.Tensor, rows: Sequence[RowSampling]) -> torch.Tensor:
             ids.append(output)
         else:
             ids.append(np.append(_array(prompt), output))
-    seen.view(-1).index_fill_(0, _spared(ids, seen), True)
+    flat = seen.view(-1).index_fill_(0, _spared(ids, seen), True)
+    for last in _last(rows, seen):
+        flat.index_fill_(0, last, True)
     return seen[:, :vocab]
 
 
@@ -75,9 +77,10 @@ def _penalize_output(logits: torch.Tensor, rows: Sequence[RowSampling]) -> None:
         return
     vocab = logits.shape[1]
     counts = _spare_column(len(penalized), logits, logits.dtype)
-    outputs = [_array(rows[index].output_ids) for index in penalized]
-    ids = _spared(outputs, counts)
-    counts.view(-1).index_add_(0, ids, counts.new_ones(len(ids)))
+    some = [rows[index] for index in penalized]
+    known = _spared([_array(row.output_ids) for row in some], counts)
+    for ids in (known, *_last(some, counts)):
+        counts.view(-1).index_add_(0, ids, counts.new_ones(len(ids)))
     counts = counts[:, :vocab]
     chosen = [amounts[index] for index in penalized]
     columns = upload(list(zip(*chosen, strict=True)), logits.dtype, logits.device)
@@ -120,6 +123,17 @@ def _flat(ids: Sequence[Ids], table: torch.Tensor) -> torch.Tensor:
 def _spared(ids: Sequence[Ids], table: torch.Tensor) -> torch.Tensor:
     """As `_flat`; ids that are no tokens, such as an image's, go to the last column."""
     return _flat([np.minimum(one, table.shape[1] - 1) for one in ids], table)
+
+
+def _last(rows: Sequence[RowSampling], table: torch.Tensor) -> list[torch.Tensor]:
+    """As `_flat`, of the last tokens that only the device knows; none where the host
+    knows all."""
+    lasts = {i: row.last for i, row in enumerate(rows) if row.last is not None}
+    if not lasts:
+        return []
+    starts = [index * table.shape[1] for index in lasts]
+    start = upload(starts, torch.int64, table.device)
+    return [torch.cat([*lasts.values()]) + start]
 
 
 def _spare_column(count: int, logits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

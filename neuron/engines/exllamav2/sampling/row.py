@@ -29,6 +29,9 @@ class RowSampling:
     """Tokens that may not come. They do not count where there is a mask."""
     top_logprobs: int | None
     """None: no log-probabilities; n: the chosen token's, and the n likeliest."""
+    last: torch.Tensor | None = None
+    """int64 [1]: the output's last token behind `output_ids`, where only the device
+    knows it."""
 
     @property
     def is_adjusted(self) -> bool:
