@@ -183,17 +183,16 @@ def test_nothing_is_launched_ahead_of_a_grammar(
 
 
 @pytest.mark.parametrize(
-    "penalty",
+    "params",
     [
-        {"repetition_penalty": 1.3},
-        {"frequency_penalty": 1.5},
-        {"presence_penalty": 1.5},
+        SamplingParams(temperature=0, repetition_penalty=1.3),
+        SamplingParams(temperature=0, frequency_penalty=1.5),
+        SamplingParams(temperature=0, presence_penalty=1.5),
     ],
 )
 def test_penalties_know_the_token_that_has_not_come_yet(
-    drive: Drive, calls: list[str], penalty: dict[str, float]
+    drive: Drive, calls: list[str], params: SamplingParams
 ) -> None:
-    params = SamplingParams(temperature=0, **penalty)
     some = [request("a", PROMPT, 30, sampling=params), request("b", PROMPT[2:], 30)]
     with drive(levers=Levers(async_scheduling=False)) as one_by_one:
         expected = generate(one_by_one, *some)
