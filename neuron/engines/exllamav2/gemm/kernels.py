@@ -86,7 +86,6 @@ def _add_rows(
     end_row,
     first_word,
     first_at,
-    part,
     m,
     n,
     rows,
@@ -96,12 +95,11 @@ def _add_rows(
     UNIT_ROWS: tl.constexpr,
     WORDS: tl.constexpr,
     UNITS: tl.constexpr,
-    PARTS: tl.constexpr,
 ):
-    """Add this part's share of the rows of one width to `sums`."""
+    """Add this program's part of the rows of one width to `sums`."""
     units = (end_row - first_row) // UNIT_ROWS
     in_m, in_n = (m < rows)[:, None], (n < columns)[None, :]
-    for tile in range(part, tl.cdiv(units, UNITS), PARTS):
+    for tile in range(tl.program_id(2), tl.cdiv(units, UNITS), tl.num_programs(2)):
         unit = tile * UNITS + tl.arange(0, UNITS)
         there = unit < units
         row = first_row + unit * UNIT_ROWS
@@ -134,7 +132,7 @@ def _add_rows(
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def multiply(
     a,
     q_weight,
@@ -153,76 +151,74 @@ def multiply(
     rows_2,
     WIDTHS: tl.constexpr,
     UNITS: tl.constexpr,
-    PARTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """out[part] float32 [rows, columns] = a times the part's share of W.
 
-    `a` [rows, a_stride] is in the order that `matrix.input_order` gives. `rows_b` is
-    where the packed rows of width b end; `WIDTHS` has bit b - 1 set where there are
-    any.
+    Grid: (tiles of columns, tiles of rows, parts). `a` [rows, a_stride] is in the order
+    that `matrix.input_order` gives. `rows_b` is where the packed rows of width b end;
+    `WIDTHS` has bit b - 1 set where there are any.
     """
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    part = tl.program_id(2)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     word = 0
     at = 0
     if WIDTHS & 0x80:
         sums = _add_rows(
             sums, a, q_weight, q_scale, scale_max, group_map, 0, rows_8, word, at,
-            part, m, n, rows, columns, a_stride, 8, 4, 1, UNITS, PARTS,
+            m, n, rows, columns, a_stride, 8, 4, 1, UNITS,
         )  # fmt: skip
         at += tl.cdiv(rows_8, 4 * UNITS) * (4 * UNITS)
         word += rows_8 // 4
     if WIDTHS & 0x20:
         sums = _add_rows(
             sums, a, q_weight, q_scale, scale_max, group_map, rows_8, rows_6, word, at,
-            part, m, n, rows, columns, a_stride, 6, 16, 3, UNITS, PARTS,
+            m, n, rows, columns, a_stride, 6, 16, 3, UNITS,
         )  # fmt: skip
         at += tl.cdiv(rows_6 - rows_8, 16 * UNITS) * (16 * UNITS)
         word += (rows_6 - rows_8) // 16 * 3
     if WIDTHS & 0x10:
         sums = _add_rows(
             sums, a, q_weight, q_scale, scale_max, group_map, rows_6, rows_5, word, at,
-            part, m, n, rows, columns, a_stride, 5, 32, 5, UNITS, PARTS,
+            m, n, rows, columns, a_stride, 5, 32, 5, UNITS,
         )  # fmt: skip
         at += tl.cdiv(rows_5 - rows_6, 32 * UNITS) * (32 * UNITS)
         word += (rows_5 - rows_6) // 32 * 5
     if WIDTHS & 0x08:
         sums = _add_rows(
             sums, a, q_weight, q_scale, scale_max, group_map, rows_5, rows_4, word, at,
-            part, m, n, rows, columns, a_stride, 4, 8, 1, UNITS, PARTS,
+            m, n, rows, columns, a_stride, 4, 8, 1, UNITS,
         )  # fmt: skip
         at += tl.cdiv(rows_4 - rows_5, 8 * UNITS) * (8 * UNITS)
         word += (rows_4 - rows_5) // 8
     if WIDTHS & 0x04:
         sums = _add_rows(
             sums, a, q_weight, q_scale, scale_max, group_map, rows_4, rows_3, word, at,
-            part, m, n, rows, columns, a_stride, 3, 32, 3, UNITS, PARTS,
+            m, n, rows, columns, a_stride, 3, 32, 3, UNITS,
         )  # fmt: skip
         at += tl.cdiv(rows_3 - rows_4, 32 * UNITS) * (32 * UNITS)
         word += (rows_3 - rows_4) // 32 * 3
     if WIDTHS & 0x02:
         sums = _add_rows(
             sums, a, q_weight, q_scale, scale_max, group_map, rows_3, rows_2, word, at,
-            part, m, n, rows, columns, a_stride, 2, 16, 1, UNITS, PARTS,
+            m, n, rows, columns, a_stride, 2, 16, 1, UNITS,
         )  # fmt: skip
-    at_out = (part * rows + m)[:, None].to(tl.int64) * columns + n[None, :]
+    at_out = (tl.program_id(2) * rows + m)[:, None].to(tl.int64) * columns + n[None, :]
     tl.store(out + at_out, sums, mask=(m < rows)[:, None] & (n < columns)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def add_parts(
-    parts, bias, out, numbers, columns, PARTS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    parts, bias, out, numbers, columns, count, HAS_BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out float16 [numbers] of parts float32 [PARTS, numbers], plus the bias."""
+    """out float16 [numbers] of parts float32 [count, numbers], plus the bias."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < numbers
     total = tl.zeros((BLOCK,), tl.float32)
-    for part in range(PARTS):
+    for part in range(count):
         total += tl.load(parts + part * numbers + at, mask=valid, other=0.0)
     if HAS_BIAS:
         total += tl.load(bias + at % columns, mask=valid, other=0.0).to(tl.float32)

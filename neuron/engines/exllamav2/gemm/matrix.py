@@ -10,10 +10,12 @@ from neuron.engines.exllamav2.gemm.layout import UNITS
 _BLOCK_N: Final = 64
 _UNITS: Final = 16
 """Units computed at once: the tensor cores' depth."""
-_MAX_PARTS: Final = 8
+_PROGRAMS_PER_PROCESSOR: Final = 4
+"""As many as its registers have room for: one's loads are hidden behind the others."""
+_MAX_PARTS: Final = 16
 _REDUCE: Final = 1024
 _STAGES: Final = 1
-"""Occupancy hides the loads; a pipeline of them would not fit small GPUs."""
+"""Other programs hide the loads; a pipeline of them would not fit small GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +78,24 @@ class Exl2Matrix:
         from neuron.engines.exllamav2.gemm import kernels
 
         rows = x.shape[0]
-        # One more input, of zeros, is what padding places read.
-        a = torch.nn.functional.pad(x, (0, 1)).index_select(1, self.order)
+        a = x.index_select(1, self.order)
         block_m = 16 if rows <= 16 else 32 if rows <= 32 else 64
         grid = (-(-self.columns // _BLOCK_N), -(-rows // block_m))
-        parts = max(1, min(_MAX_PARTS, 2 * multiprocessors // (grid[0] * grid[1])))
+        programs = _PROGRAMS_PER_PROCESSOR * multiprocessors
+        parts = max(1, min(_MAX_PARTS, programs // (grid[0] * grid[1])))
         sums = torch.empty(
             (parts, rows, self.columns), dtype=torch.float32, device=x.device
         )
         kernels.multiply[(*grid, parts)](
             a, self.q_weight, self.q_scale, self.q_scale_max, self.q_group_map, sums,
             rows, self.columns, a.shape[1], *self.ends.values(),
-            WIDTHS=self._widths(), UNITS=_UNITS, PARTS=parts,
-            BLOCK_M=block_m, BLOCK_N=_BLOCK_N,
+            WIDTHS=self._widths(), UNITS=_UNITS, BLOCK_M=block_m, BLOCK_N=_BLOCK_N,
             num_warps=4 if block_m < 64 else 8, num_stages=_STAGES,
         )  # fmt: skip
         out = torch.empty((rows, self.columns), dtype=torch.float16, device=x.device)
         kernels.add_parts[(-(-out.numel() // _REDUCE),)](
             sums, out if self.bias is None else self.bias, out, out.numel(),
-            self.columns, PARTS=parts, HAS_BIAS=self.bias is not None, BLOCK=_REDUCE,
+            self.columns, parts, HAS_BIAS=self.bias is not None, BLOCK=_REDUCE,
         )  # fmt: skip
         return out
 
@@ -108,7 +109,7 @@ def input_order(ends: Mapping[int, int], rows: Sequence[int]) -> list[int]:
     """Which input each place of the kernel's left operand holds.
 
     The kernel multiplies the same row of several units at once, so those lie side by
-    side; units that are missing to that number read the place after the last input.
+    side; for units that are missing to that number it has weights of zero.
 
     Args:
         ends: as `row_ends`.
@@ -121,7 +122,7 @@ def input_order(ends: Mapping[int, int], rows: Sequence[int]) -> list[int]:
         for tile in range(start, end, unit * _UNITS):
             for row in range(tile, tile + unit):
                 places = range(row, row + unit * _UNITS, unit)
-                order += [rows[at] if at < end else len(rows) for at in places]
+                order += [rows[at] if at < end else 0 for at in places]
         start = end
     return order
 

@@ -11,40 +11,16 @@ from tests.support import cuda_stack
 cuda_stack.require("torch", "triton")
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
 
 from neuron.engines.exllamav2.attention import launch
 from neuron.engines.exllamav2.attention.problem import Cache, Mask
-
-
-class _Gpu:
-    """What Triton asks of a device before it compiles for it."""
-
-    def get_current_device(self) -> int:
-        return 99  # no other test's
-
-    def get_current_stream(self, _device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 89, 32)
+from tests.support.triton_variants import noted
 
 
 @pytest.fixture
-def variants(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
-    """What would be compiled; nothing is, or launched."""
-    found: set[str] = set()
-
-    def note(*, key: str, fn: object, **_: object) -> bool:
-        found.add(f"{fn} {key}")
-        return True
-
-    monkeypatch.setattr(triton.runtime.driver, "_active", _Gpu())
-    before = triton.knobs.runtime.jit_cache_hook
-    triton.knobs.runtime.jit_cache_hook = note
-    yield found
-    triton.knobs.runtime.jit_cache_hook = before
+def variants() -> Iterator[set[str]]:
+    with noted() as found:
+        yield found
 
 
 @dataclass(frozen=True, slots=True)

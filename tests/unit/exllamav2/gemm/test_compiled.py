@@ -1,4 +1,4 @@
-"""The kernel compiled for real GPUs, on a host without one."""
+"""The kernels compiled for real GPUs, on a host without one."""
 
 from typing import Final
 
@@ -8,11 +8,15 @@ from tests.support import cuda_stack
 
 cuda_stack.require("torch", "triton")
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from neuron.engines.exllamav2.gemm import kernels
+from neuron.engines.exllamav2.gemm.matrix import Exl2Matrix
+from tests.support.triton_variants import noted
+from tests.unit.exllamav2.gemm.matrices import device_tensors, random_layer
 
 pytestmark = pytest.mark.cuda_stack
 
@@ -34,7 +38,7 @@ def test_uses_tensor_cores_and_fits(
     target: int, widths: int, block_m: int, warps: int
 ) -> None:
     constants = {
-        "WIDTHS": widths, "UNITS": 16, "PARTS": 4, "BLOCK_M": block_m, "BLOCK_N": 64,
+        "WIDTHS": widths, "UNITS": 16, "BLOCK_M": block_m, "BLOCK_N": 64
     }  # fmt: skip
     names = [parameter.name for parameter in kernels.multiply.params]
     signature = {
@@ -47,3 +51,14 @@ def test_uses_tensor_cores_and_fits(
     compiled = triton.compile(source, GPUTarget("cuda", target, 32), options)
     assert "mma" in compiled.asm["ptx"]
     assert compiled.metadata.shared <= SHARED_MEMORY[target]
+
+
+def test_rows_and_parts_are_compiled_for_by_tiles() -> None:
+    """5 to 16 rows are one tile, cut for any number of multiprocessors."""
+    matrix = Exl2Matrix.of(device_tensors(random_layer(((4, 128),), 64)))
+    with noted() as variants:
+        for rows in (5, 8, 16):
+            for multiprocessors in (1, 8, 132):
+                x = torch.zeros((rows, 128), dtype=torch.float16)
+                matrix.multiply(x, multiprocessors)
+    assert len(variants) == 2  # the product, and the sum of its parts
