@@ -33,6 +33,7 @@ class Tiles:
     stages: int
 
 
+@lru_cache
 def tiles_for(rows: int, head_dim: int, page: int | None) -> Tiles:
     """Tiles for that many rows (queries times heads of a group) per sequence.
 
@@ -143,7 +144,7 @@ def attend(
     kv_heads = cache.keys.shape[2]
     rows = queries * (heads // kv_heads)
     tiles = tiles_for(rows, head_dim, cache.page)
-    row_tiles = triton.cdiv(rows, tiles.rows)
+    row_tiles = ceil(rows / tiles.rows)
     programs = batch * row_tiles * kv_heads
     splits = splits_for(programs, cache.room, _processors(query.device))
     out = torch.empty_like(query) if out is None else out
