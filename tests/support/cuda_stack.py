@@ -29,6 +29,13 @@ from neuron.engines.exllamav2.attention.provider import install
 from tests.support import extension_build
 from tests.support.cache import kept_folder
 
+SANITIZER: Final = "CORTEX_EXTENSION_SANITIZER"
+"""Environment variable: what the extension is built with to see what its kernels read
+and write out of bounds, `address` say. Python has then to be started with
+
+    ASAN_OPTIONS=detect_leaks=0
+    LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)"
+"""
 BUILD_DEADLINE_S: Final = 240.0
 """For tests that may be the first to need the extension: 60 s of CPU time, once."""
 _INSTALL: Final = {
@@ -72,10 +79,13 @@ def cpu_extension() -> Path:
     """
     require("torch", "exllamav2")
     compiler = _compiler()
-    tools = extension_build.Toolbox(compiler, _package("exllamav2"), _package("torch"))
+    sanitizer = os.environ.get(SANITIZER, "")
+    tools = extension_build.Toolbox(
+        compiler, _package("exllamav2"), _package("torch"), sanitizer
+    )
     try:
         return kept_folder(
-            f"exllamav2-ext-{_key(compiler)}",
+            f"exllamav2-ext-{_key(compiler, sanitizer)}",
             lambda folder: extension_build.build(tools, folder),
             wait_s=BUILD_DEADLINE_S,
         )
@@ -114,8 +124,8 @@ def _package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _key(compiler: str) -> str:
-    digest = hashlib.sha256(compiler.encode())
+def _key(*settings: str) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
     ours = (path for path in sorted(extension_build.OURS.rglob("*")) if path.is_file())
     for path in (Path(extension_build.__file__), *ours):
         digest.update(path.read_bytes())

@@ -50,6 +50,12 @@ class Toolbox:
     exllamav2: Path
     """The package's folder."""
     torch: Path
+    sanitizer: str = ""
+    """`address`, say: see `cuda_stack.SANITIZER`."""
+
+    @property
+    def sanitizing(self) -> list[str]:
+        return [f"-fsanitize={self.sanitizer}"] if self.sanitizer else []
 
 
 def build(tools: Toolbox, folder: Path) -> None:
@@ -67,7 +73,8 @@ def build(tools: Toolbox, folder: Path) -> None:
         list(pool.map(lambda unit: _compile(tools, sources, objects, *unit), units))
     libraries = ("c10", "torch_cpu", "torch", "torch_python")
     _run([
-        tools.compiler, "-shared", *map(str, sorted(objects.iterdir())),
+        tools.compiler, "-shared", *tools.sanitizing,
+        *map(str, sorted(objects.iterdir())),
         "-o", str(folder / f"{NAME}.so"),
         f"-L{tools.torch / 'lib'}", *(f"-l{library}" for library in libraries),
     ])  # fmt: skip
@@ -117,7 +124,8 @@ def _compile(
     tools: Toolbox, sources: Path, objects: Path, unit: Path, headers: Sequence[Path]
 ) -> None:
     _run([
-        tools.compiler, *_OPTIONS, f"-DTORCH_EXTENSION_NAME={NAME}",
+        tools.compiler, *_OPTIONS, *tools.sanitizing,
+        f"-DTORCH_EXTENSION_NAME={NAME}",
         *(f"-I{folder}" for folder in (OURS / "include", sources, *headers)),
         "-x", "c++", "-c", str(unit), "-o", str(objects / f"{unit.stem}.o"),
     ])  # fmt: skip

@@ -37,7 +37,7 @@ auto launch(
     void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t = 0, cudaStream_t = nullptr)
 {
     return [=](std::type_identity_t<Parameters>... given) {
-        if (!can_launch(grid, block))
+        if (!kernel || !can_launch(grid, block))
         {
             last_error = cudaErrorInvalidConfiguration;
             return;
