@@ -1,6 +1,7 @@
 """What a recorded step tells the library of its batch."""
 
 import importlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,13 +12,25 @@ from tests.support import cuda_stack
 cuda_stack.require("torch", "exllamav2")
 import torch
 
-from neuron.engines.exllamav2.steps.whole_step import device_params, why_not
+from neuron.engines.exllamav2.steps.decode_graphs import DecodeGraphs
+from neuron.engines.exllamav2.steps.graph_shapes import GraphShapes
+from neuron.engines.exllamav2.steps.whole_step import (
+    device_params,
+    paged_forward,
+    why_not,
+)
+from neuron.models.inspect import inspect_model
+from tests.support.emulated_devices import emulated_devices
+from tests.support.synthetic_model import write_synthetic
+from tests.unit.exllamav2.loading.support import TINY, load, spec_of
+from tests.unit.exllamav2.test_decode_graphs import AgainRecorder
 
 pytestmark = [
     pytest.mark.cuda_stack,
     pytest.mark.timeout(2 * cuda_stack.BUILD_DEADLINE_S),
 ]
 
+PAGE = 256
 WIDTH = 3
 
 
@@ -82,3 +95,46 @@ def test_says_why_a_step_cannot_be_recorded(
 ) -> None:
     said = why_not(config, devices, rows, tensor_parallel=tensor_parallel)
     assert said is None if reason is None else reason in (said or "")
+
+
+@pytest.mark.parametrize("cache_mode", ["fp16", "q4"])
+def test_computes_what_the_librarys_own_pass_does(
+    tmp_path: Path, cache_mode: str
+) -> None:
+    """By the library's own kernels, a batch that is filled up to a recorded shape."""
+    write_synthetic(tmp_path / "m", TINY)
+    info = inspect_model(tmp_path / "m", "m")
+    spec = spec_of(info, cache_mode=cache_mode, cache_tokens=768)
+    with emulated_devices() as backend, torch.inference_mode():
+        loaded = load(backend, spec)
+        model, cache, size = loaded.model, loaded.cache, loaded.config.vocab_size
+
+        def own_pass(ids: Any, lengths: Any, table: Any) -> Any:
+            params = backend.exllamav2.attn.ExLlamaV2Attention.PagedParams(
+                len(ids), table, lengths, int(lengths.max()), PAGE, ids.shape[1]
+            )
+            return model.forward_chunk(ids, cache, attn_params=params)["logits"]
+
+        ids = torch.arange(3, 27).view(3, 8)
+        table = torch.tensor([[1], [0], [2]], dtype=torch.int32)
+        own_pass(ids, torch.zeros(3, dtype=torch.int32), table)
+        lengths = torch.tensor([7, 1, 8], dtype=torch.int32)
+        before = [tensor.clone() for tensor in cache.all_tensors()]
+        wanted = own_pass(ids[:, :2], lengths, table)
+        after = [tensor.clone() for tensor in cache.all_tensors()]
+        for tensor, contents in zip(cache.all_tensors(), before, strict=True):
+            tensor.copy_(contents)
+        spare = cache.max_seq_len // PAGE - 1
+        graphs = DecodeGraphs(
+            paged_forward(backend.exllamav2, model, cache, PAGE),
+            AgainRecorder(),
+            GraphShapes((4,), (2,)),
+            torch.empty(4, 2, wanted.shape[2], dtype=torch.half),
+            spare_page=spare,
+        )
+        found = graphs.forward(ids[:, :2], lengths, table)
+        assert torch.equal(found, wanted)
+        assert wanted[..., :size].isfinite().all()
+        for tensor, contents in zip(cache.all_tensors(), after, strict=True):
+            held = slice(None, spare * PAGE)
+            assert torch.equal(tensor[:, held], contents[:, held])
