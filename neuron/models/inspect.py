@@ -61,6 +61,8 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
     except OSError as error:
         raise ModelError(path, f"cannot be read: {error}") from None
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    shared = 1 if config.get("multi_query") is True else heads
+    inner = 4 * hidden if config.get("n_embd") is not None else None
     kind = _format(tensors)
     template = _chat_template(path, tokenizer)
     architecture = _architecture(config)
@@ -76,9 +78,9 @@ def inspect_model(path: Path, model_id: str) -> ModelInfo:
         head_bits=_head_bits(tensors, config),
         layers=config.integer("num_hidden_layers"),
         hidden_size=hidden,
-        intermediate_size=config.integer("intermediate_size"),
+        intermediate_size=config.integer("intermediate_size", inner),
         heads=heads,
-        kv_heads=config.integer("num_key_value_heads", heads),
+        kv_heads=config.integer("num_key_value_heads", shared),
         head_dim=config.integer("head_dim", max(1, hidden // heads)),
         vocab_size=vocab_size,
         context=config.integer("max_position_embeddings"),

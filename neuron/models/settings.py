@@ -11,6 +11,14 @@ from neuron.models.errors import ModelError
 
 _MAX_INTEGER: Final = 1 << 40
 """No size, length or token id of a model comes near it."""
+_FIRST_NAMES: Final = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+"""What GPT-2 and those after its pattern call these."""
 
 
 class Settings:
@@ -47,6 +55,8 @@ class Settings:
         if found is None:
             text = self._values.get("text_config")
             found = text.get(key) if isinstance(text, dict) else None
+        if found is None and key in _FIRST_NAMES:
+            found = self._values.get(_FIRST_NAMES[key])
         return found
 
     def integer(self, key: str, default: int | None = None) -> int:

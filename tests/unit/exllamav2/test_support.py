@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from neuron.engines.exllamav2.memory.architectures import ARCHITECTURES
+from neuron.engines.exllamav2.memory.architectures import ARCHITECTURES, NEAR_MISSES
 from neuron.engines.exllamav2.memory.support import unsupported_reason
 from neuron.models.bundled import bundled_root
 from neuron.models.inspect import inspect_model
@@ -32,7 +32,8 @@ def test_formats(tmp_path: Path, kind: str) -> None:
 
 
 def test_all_of_the_librarys_architectures_are_known() -> None:
-    assert len(ARCHITECTURES) == 28
+    assert len(ARCHITECTURES) == 27
+    assert "DbrxForCausalLM" in NEAR_MISSES
     assert ARCHITECTURES["Gemma3ForConditionalGeneration"].rope_tables == 2
 
 

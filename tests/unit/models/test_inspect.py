@@ -166,6 +166,24 @@ def test_what_config_leaves_out_follows_from_the_rest(model: Path) -> None:
     assert inspect_model(model, "m").head_dim == 24
 
 
+def test_the_names_that_gpt2_began_with_are_known(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    kept = {"architectures": ["GPT2LMHeadModel"], "vocab_size": config["vocab_size"]}
+    sizes = {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 128}
+    (model / "config.json").write_text(json.dumps(kept | sizes | {"n_inner": None}))
+    info = inspect_model(model, "m")
+    assert (info.hidden_size, info.heads, info.kv_heads, info.head_dim) == (
+        64,
+        4,
+        4,
+        16,
+    )
+    assert (info.layers, info.context, info.intermediate_size) == (2, 128, 256)
+    edited(model, multi_query=True, n_inner=96)
+    info = inspect_model(model, "m")
+    assert (info.kv_heads, info.intermediate_size) == (1, 96)
+
+
 def test_a_decoder_inside_a_vision_model_is_described(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     outer = {"architectures": ["Mistral3ForConditionalGeneration"]}

@@ -76,7 +76,6 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
         "GemmoeForCausalLM": Architecture(experts=True),
         "CohereForCausalLM": Architecture(lora=False, qk_norm="layer"),
         "Cohere2ForCausalLM": Architecture(lora=False),
-        "DbrxForCausalLM": Architecture(experts=True),
         "Phi3ForCausalLM": Architecture(window="always"),
         "GPTBigCodeForCausalLM": _LEARNED_POSITIONS,
         "GPT2LMHeadModel": _LEARNED_POSITIONS,
@@ -93,6 +92,8 @@ NEAR_MISSES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "Gemma3ForCausalLM": "exllamav2 loads Gemma 3 only as "
         "Gemma3ForConditionalGeneration, with its vision tower",
+        "DbrxForCausalLM": "exllamav2 reads of DBRX only what has tensors of their own "
+        "for every expert; checkpoints keep them as one",
     }
 )
 """Names that look as if they were supported, and what to do about them."""

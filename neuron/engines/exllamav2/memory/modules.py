@@ -30,10 +30,8 @@ _PARTS: Final = frozenset(
     }
 )
 """Tensors that a module reads; `q_perm` is computed anew, and others are not asked."""
-_LAYER: Final = re.compile(r"\.(?:layers|blocks|h)\.(\d+)\.(.*)")
-_ATTENTION: Final = re.compile(
-    r"(self_attn|attention|attn|norm_attn_norm)\.(?!.*norm\d)"
-)
+_LAYER: Final = re.compile(r"\.(?:layers|h)\.(\d+)\.(.*)")
+_ATTENTION: Final = re.compile(r"(self_attn|attention|attn)\.(?!.*norm\d)")
 _EXPERT: Final = re.compile(r"\.experts\.")
 _EMBEDDING: Final = ("embed_tokens", "tok_embeddings", "wte")
 _HEADS: Final = ("lm_head", "output")
