@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from neuron.engines.base import Engine
-from neuron.exl2 import open_model
+from neuron.exl2 import TensorDirectory, open_model
 from neuron.exl2.exl2_linear import Exl2Linear
 from tests.gpu.loads import planned
 from tests.unit.exllamav2.gemm.matrices import Plan, random_layer
@@ -51,10 +52,10 @@ def load(engine_class: type[Engine]) -> Iterator[Callable[[Path], Any]]:
         loading.free(made)
 
 
-def _check_bits(library: Any, handle: int, layer: Exl2Linear) -> None:
+def _check_bits(library: Any, handle: int, dequantized: NDArray[np.float16]) -> None:
     import torch
 
-    wanted = torch.from_numpy(layer.dequantize())
+    wanted = torch.from_numpy(dequantized)
     weight = torch.empty(wanted.shape, dtype=torch.float16, device="cuda")
     library.ext.ext_c.reconstruct(handle, weight)
     assert torch.equal(weight.cpu().view(torch.int16), wanted.view(torch.int16))
@@ -80,11 +81,20 @@ def _check_files(loaded: Any, folder: Path) -> None:
     library, model = loaded
     source, seen = open_model(folder), 0
     for linear in quantized_linears(library, model):
-        layer = source.linear(linear.key)
-        assert isinstance(layer, Exl2Linear)
-        _check_bits(library, linear.q_handle, layer)
+        _check_bits(library, linear.q_handle, _as_held(source, linear.key))
         seen += 1
     assert seen == sum(name.endswith(".q_weight") for name in source.specs)
+
+
+def _as_held(source: TensorDirectory, key: str) -> NDArray[np.float16]:
+    """Rows of an MLP's last matrix are in packed order on the device, and so are the
+    columns of those whose results it takes."""
+    weight = source.linear(key).dequantize()
+    block, _, name = key.rpartition(".")
+    if name in ("gate_proj", "up_proj", "down_proj"):
+        order = np.argsort(source.read(f"{block}.down_proj.q_invperm"))
+        weight = weight[order] if name == "down_proj" else weight[:, order]
+    return np.ascontiguousarray(weight)
 
 
 @pytest.fixture
@@ -120,7 +130,7 @@ def make() -> Iterator[Callable[[Exl2Linear], Any]]:
 def test_groups_of_several_widths(make: Callable[..., Any], plan: Plan) -> None:
     layer = random_layer(plan, 96)
     library, handle, _ = make(layer)
-    _check_bits(library, handle, layer)
+    _check_bits(library, handle, layer.dequantize())
 
 
 @pytest.mark.parametrize(("plan", "rows"), PRODUCTS, ids=str)
