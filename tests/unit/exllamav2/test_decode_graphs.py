@@ -140,6 +140,7 @@ def test_prepares_every_width_of_every_batch_up_to_a_size(
     assert told == [(done, 15) for done in range(1, 16)]
     assert len(graphs) == 5 * 3  # of 1, 2, 3, 4 and 8 rows
     assert model.written == {SPARE}
+    assert model.calls == sorted(model.calls, reverse=True)  # the largest first
     recorded = len(model.calls)
     graphs.forward(*batch(6, 20))
     assert len(graphs) == 5 * 3

@@ -127,11 +127,12 @@ class DecodeGraphs:
             progress: told (done, total) after each shape.
         """
         most = self._shapes.fit(rows, 1)[0]
+        # The largest first: all share their memory, and smaller ones find room in it.
         shapes = [
             _Shape(count, q_len, width)
-            for count in self._shapes.rows
+            for count in reversed(self._shapes.rows)
             if count <= most
-            for width in self._shapes.widths
+            for width in reversed(self._shapes.widths)
         ]
         for done, shape in enumerate(shapes, start=1):
             if shape not in self._recorded:
