@@ -24,6 +24,7 @@ from neuron.engines.exllamav2.levers import Levers
 from neuron.engines.exllamav2.memory.description import Description
 from neuron.engines.exllamav2.memory.modules import aligned
 from neuron.engines.exllamav2.memory.requirements import requirements_of
+from neuron.engines.exllamav2.vision.config import library_vision
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import LoadOptions
 from tests.support.pictures import noise
@@ -291,3 +292,11 @@ def test_every_family_is_one_that_the_engine_supports(tmp_path: Path) -> None:
         assert Description.of(info).info.vision is not None
         (info.path / "preprocessor_config.json").unlink()
         assert "preprocessor_config.json is missing" in str(unsupported_reason(info))
+
+
+def test_a_towers_base_of_positions_is_found_in_either_spelling() -> None:
+    spelled = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e3}}
+    assert library_vision({"vision_config": spelled})["vision_config"] == {
+        "rope_theta": 5e3,
+        **spelled,
+    }

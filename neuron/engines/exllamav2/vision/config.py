@@ -29,11 +29,20 @@ def library_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
         # What files leave out is false for transformers, and true for the library.
         found.setdefault("multimodal_projector_bias", False)
     vision = raw.get("vision_config")
-    if isinstance(vision, Mapping) and "patch_size" in vision:
-        # The library has a second name for it in Qwen's.
-        size = {"spatial_patch_size": vision["patch_size"]}
-        found["vision_config"] = {**size, **vision}
+    if isinstance(vision, Mapping):
+        found["vision_config"] = {**_first_names(vision), **vision}
     return found
+
+
+def _first_names(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """What the library asks a tower's settings for by other names than they have."""
+    names = {}
+    if "patch_size" in vision:  # of Qwen's
+        names["spatial_patch_size"] = vision["patch_size"]
+    rope = vision.get("rope_parameters")
+    if isinstance(rope, Mapping) and "rope_theta" in rope:
+        names["rope_theta"] = rope["rope_theta"]
+    return names
 
 
 def library_preprocessor(
