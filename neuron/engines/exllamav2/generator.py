@@ -194,7 +194,7 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
 
         Args:
             jobs: whose they are.
-            ids: int64 [jobs, tokens] on the CPU.
+            ids: int64 [jobs, tokens], on the CPU or where the draft's logits are.
             lengths: int32 [jobs] on the CPU: tokens before these.
         """
         known = self.draft_model.known(ids)
@@ -275,7 +275,7 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
     ) -> torch.Tensor:
         params = self.get_paged_params(len(ids), table, lengths, ids.shape[1])
         result = self.draft_model.forward_chunk(
-            input_ids=ids, attn_params=params, cache=self.draft_cache
+            input_ids=ids.cpu(), attn_params=params, cache=self.draft_cache
         )
         logits: torch.Tensor = result["logits"]
         return logits

@@ -74,7 +74,8 @@ class DraftProposer:
         for _ in range(count):
             logits = generator.draft(jobs, ids, lengths)
             lengths = lengths + ids.shape[1]
-            ids = logits[:, -1:].argmax(-1).cpu()
+            # It stays where it is: the next pass does not wait for the host.
+            ids = logits[:, -1:].argmax(-1)
             guesses.append(ids)
         found: list[list[int]] = torch.cat(guesses, 1).tolist()
         return found

@@ -2,7 +2,9 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 from tests.support import cuda_stack
 
@@ -73,3 +75,23 @@ def test_they_compute_the_same(folder: Path, other: Path) -> None:
         assert_page_table_holds(driver)
     for name, output in found.items():
         assert_close(output, expected[name])
+
+
+def test_a_guess_stays_on_the_device_for_the_next_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(_: torch.Tensor) -> NoReturn:
+        raise AssertionError("the host waits for the device")
+
+    with driving(
+        folder,
+        page_size=PAGE,
+        options=DRAFT,
+        draft=folder,
+        steps=partial(recorded, "model"),
+        draft_steps=partial(recorded, "draft"),
+    ) as driver:
+        monkeypatch.setattr(torch.Tensor, "cpu", wait)
+        output = generate(driver, request("a", PROMPT, 20))["a"]
+        assert len(output.tokens) == 20
+        assert guesses(driver)[0] > 0
