@@ -210,6 +210,7 @@ def _checks(files: Sequence[str], out: Callable[[str], str]) -> Step:
     paths = [f"tests/gpu/test_{file}.py" for file in files]
     # A warning of a library on that machine is no failure of ours.
     how = ["-n", "0", "-W", "default", "-p", "tests.gpu.outcomes"]
+    how += ["-p", "no:cacheprovider"]  # several at a time
     # Where one hangs, its name is the last word, and its stack before that.
     how += ["-v", "--durations=10", "-o", "faulthandler_timeout=50"]
     # Failures are among the results; 5: none could be collected here.

@@ -24,6 +24,7 @@ _CONTEXT_MIB = 256
 """By how much the first plan may be off with CUDA's context, before any load told."""
 
 
+@pytest.mark.timeout(120)
 def test_twenty_loads_leave_nothing(
     engine_class: type[Engine], tiny: Callable[..., Path]
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.support.processes import (
 
 _DEADLINE: Final = aiohttp.ClientTimeout(total=180)
 _LOOKS: Final = 300
+_SAID: Final = 20_000
+"""Characters of a neuron's log, the last ones."""
 
 
 @contextmanager
@@ -44,11 +47,21 @@ def running_stack(
         lines = {"id": folder.name, **entry}
         said = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
         home.config_file("models.toml", f"[[models]]\n{said}")
-        with running_neuron(home, environ=environ) as neuron:
+        with running_neuron(home, environ=environ) as neuron, _told(neuron):
             known = f'[[neurons]]\nname = "gpu"\nendpoint = "{neuron.url}"\n'
             home.config_file("cortex.toml", known)
             with running_gateway(home) as gateway:
                 yield gateway
+
+
+@contextmanager
+def _told(neuron: Process) -> Iterator[None]:
+    """Where this fails, what the neuron and its workers have said is said here."""
+    try:
+        yield
+    except BaseException:
+        sys.stderr.write(f"{neuron.log_text()[-_SAID:]}\n")
+        raise
 
 
 def serving_environ() -> dict[str, str]:
