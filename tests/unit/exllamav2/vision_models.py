@@ -17,7 +17,7 @@ from tests.support.synthetic_model import ModelShape
 from tests.unit.exllamav2 import hollow
 
 TEXT: Final = ModelShape(
-    hidden=96, intermediate=96, layers=1, heads=2, kv_heads=1, head_dim=32, vocab=96,
+    hidden=96, intermediate=96, layers=1, heads=2, kv_heads=1, head_dim=64, vocab=96,
     context=512,
 )  # fmt: skip
 WIDTH: Final = 64
