@@ -12,10 +12,12 @@ from neuron.engines.exllamav2.memory.description import Description
 from neuron.engines.exllamav2.memory.plan import plan_load
 from neuron.models.info import ModelInfo
 from neuron.protocol.types import LoadPlan, LoadRequest
+from tests.support.synthetic_model import ModelShape
 from tests.unit.exllamav2 import hollow
 from tests.unit.exllamav2.hollow import BIG, SMALL
 
 GIB = 1 << 30
+WIDE = replace(SMALL, hidden=512, head_dim=64)
 HOST_EMBEDDING = Levers(device_embedding=False)
 
 
@@ -243,7 +245,7 @@ def test_extensions_that_contradict_the_model(
 
 def test_window_that_split_layers_ignore_bounds_the_context(tmp_path: Path) -> None:
     info = hollow.write_llama(
-        tmp_path / "m", architectures=["MistralForCausalLM"], sliding_window=512
+        tmp_path / "m", WIDE, architectures=["MistralForCausalLM"], sliding_window=512
     )
     assert planned(info, tmp_path).max_seq_len == 1024
     two = {0: GIB, 1: GIB}
@@ -318,7 +320,24 @@ def test_tensor_parallel_halves_what_each_takes(tmp_path: Path) -> None:
 def test_splits_that_the_library_cannot_do(
     tmp_path: Path, changes: dict[str, Any], kind: str, said: str
 ) -> None:
-    info = hollow.write_llama(tmp_path / "m", kind=kind, **changes)
+    info = hollow.write_llama(tmp_path / "m", WIDE, kind, **changes)
+    with pytest.raises(EngineError, match=said) as caught:
+        planned(info, tmp_path, {0: GIB, 1: GIB}, tensor_parallel=True)
+    assert caught.value.param == "tensor_parallel"
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (replace(SMALL, hidden=512), "8 heads of 32 are 256 .* hidden_size, 512"),
+        (SMALL, "a width of 256 cannot be split over 2"),
+        (replace(WIDE, intermediate=384), "a width of 384 cannot be split over 2"),
+    ],
+)
+def test_widths_that_the_library_splits_wrong(
+    tmp_path: Path, shape: ModelShape, said: str
+) -> None:
+    info = hollow.write_llama(tmp_path / "m", shape)
     with pytest.raises(EngineError, match=said) as caught:
         planned(info, tmp_path, {0: GIB, 1: GIB}, tensor_parallel=True)
     assert caught.value.param == "tensor_parallel"

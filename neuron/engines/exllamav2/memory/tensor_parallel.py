@@ -20,6 +20,8 @@ from neuron.engines.exllamav2.memory.scratch import (
 _HALF: Final = 2
 _UNIT: Final = 128
 """Columns of an MLP that stay together."""
+_LEAST_SHARE: Final = 256
+"""Columns of an MLP or the hidden state that the library gives a device, or none."""
 _COLUMNS: Final = 32
 """Columns of the hidden state or the vocabulary that stay together."""
 
@@ -46,6 +48,27 @@ def check_tensor_parallel(model: Description, devices: Sequence[int]) -> None:
         raise _refused(
             f"{model.sizes.kv_heads} key-value heads cannot be split over "
             f"{len(devices)} GPUs"
+        )
+    _check_attention_width(model)
+    narrowest = min(model.sizes.hidden, model.sizes.intermediate)
+    if narrowest < _LEAST_SHARE * len(devices):
+        # It reads past its lists of buffers where some have a share and some have none.
+        raise _refused(
+            f"a width of {narrowest} cannot be split over {len(devices)} GPUs: each "
+            f"takes {_LEAST_SHARE} columns or more"
+        )
+
+
+def _check_attention_width(model: Description) -> None:
+    """The library splits what attention adds to the hidden state as it splits heads,
+    and writes the hidden state to buffers that are as wide as all heads."""
+    sizes = model.sizes
+    width = sizes.heads * sizes.head_dim
+    if width != sizes.hidden:
+        raise _refused(
+            f"{sizes.heads} heads of {sizes.head_dim} are {width} columns, and "
+            f"exllamav2 splits them only where they are as many as hidden_size, "
+            f"{sizes.hidden}"
         )
 
 
