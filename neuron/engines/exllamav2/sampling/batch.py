@@ -30,7 +30,7 @@ from neuron.engines.exllamav2.sampling.transfer import Download, upload
 __all__ = ["BatchSampler", "RowSampling", "Sampled", "Sampling"]
 
 _ROWS_AT_ONCE: Final = 32
-"""Bounds what a step needs of the device: some 40 bytes a row and token."""
+"""Bounds what a step needs of the device: up to 50 bytes a row and token."""
 
 
 class BatchSampler:

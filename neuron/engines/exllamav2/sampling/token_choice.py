@@ -88,7 +88,7 @@ def choose_in_order(
     top_k = filters.top_k.long()
     is_cut = top_k < vocab
     whole = sums.gather(1, top_k.clamp(max=count) - 1)
-    if filters.any_whole:
+    if filters.any_whole and count < vocab:
         everything = scaled.exp_().cumsum(-1)[:, -1:].contiguous()
         whole = torch.where(is_cut, whole, everything)
     share = filters.top_p * whole
