@@ -39,10 +39,18 @@ def _neuron() -> Iterator[Neuron]:
 
 
 @pytest.fixture(scope="module")
-def neuron() -> Iterator[Neuron]:
-    """One that has the bundled model, not loaded."""
+def running() -> Iterator[Neuron]:
+    """One that has the bundled model."""
     with _neuron() as neuron:
         yield neuron
+
+
+@pytest.fixture
+def neuron(running: Neuron) -> Iterator[Neuron]:
+    """It has the model not loaded, whatever became of the check before."""
+    yield running
+    if running.model().state is not ModelState.UNLOADED:
+        _unload(running)
 
 
 def _until(condition: Callable[[], bool]) -> None:
