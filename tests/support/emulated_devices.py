@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
+from torch.overrides import TorchFunctionMode
 
 from neuron.engines.exllamav2.backend import Backend, load_backend
 from tests.support import cuda_stack
@@ -40,9 +41,25 @@ def emulated_devices(free: Sequence[int] = (GIB,)) -> Iterator[Backend]:
         yield backend
 
 
+class OnOneMemory(TorchFunctionMode):  # type: ignore[misc]
+    """While it is on, tensors asked for on any device, or pinned, are on the CPU.
+
+    For what the library puts on devices by their numbers alone, as split layers are.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        kwargs.pop("pin_memory", None)
+        if isinstance(kwargs.get("device"), int):
+            kwargs["device"] = "cpu"
+        return function(*args, **kwargs)
+
+
 def _emulate_library(patch: pytest.MonkeyPatch) -> None:
     streams = {
-        device: SimpleNamespace(cuda_stream=device + 1)
+        device: SimpleNamespace(cuda_stream=device + 1, synchronize=lambda: None)
         for device in range(MOST_DEVICES)
     }
     replacements: dict[str, Any] = {
