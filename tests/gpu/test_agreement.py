@@ -7,7 +7,7 @@ import pytest
 
 from neuron.engines.base import Engine
 from neuron.text.tokenizer import TextTokenizer
-from tests.gpu.agreement import CACHES, FP16, TRAINED, Bound, Reference
+from tests.gpu.agreement import CACHES, FP16, TRAINED, TWO_BITS, Bound, Reference
 from tests.gpu.loads import loaded
 from tests.gpu.prompts import prompt_of
 from tests.unit.reference.support import generate, request
@@ -41,7 +41,7 @@ def check(
 def test_every_width(
     check: Callable[..., None], tiny: Callable[..., Path], bits: int
 ) -> None:
-    check(tiny(bits=bits, head_bits=bits), FP16)
+    check(tiny(bits=bits, head_bits=bits), FP16 if bits > 2 else TWO_BITS)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), HEADS)
