@@ -226,9 +226,9 @@ def test_a_row_does_not_depend_on_the_others(
     logits = normal(2, len(MIXED), 1501)
     rows = _mixed(random.random(len(MIXED)))
     together = sample(logits, rows)
-    for one, other in zip(sample_together(logits, rows), together, strict=True):
-        assert one.token_id == other.token_id
-        _assert_same_logprobs(one.logprobs, other.logprobs)
+    for found, wanted in zip(sample_together(logits, rows), together, strict=True):
+        assert found.token_id == wanted.token_id
+        _assert_same_logprobs(found.logprobs, wanted.logprobs)
     order = random.permutation(len(rows))
     shuffled = sample(logits[order], [rows[i] for i in order])
     assert [shuffled[i] for i in np.argsort(order)] == together
