@@ -42,8 +42,8 @@ def recorded_steps(
     library, model, limits = backend.exllamav2, loaded.model, loaded.limits
     forward = _forward(library, loaded)
     if levers.triton_gemm:
-        device = torch.device("cuda", model.modules[1].device_idx)
-        count = torch.cuda.get_device_properties(device).multi_processor_count
+        index = model.modules[1].device_idx
+        count = torch.cuda.get_device_properties(index).multi_processor_count
         forward = _switched(forward, TensorCoreLinears(library, model, count).in_use)
     tokens, longest = limits.query_length, loaded.config.max_seq_len
     return _graphs(library, loaded, forward, limits.slots, tokens, longest)
@@ -145,11 +145,12 @@ def _graphs(
     """For up to so many rows of up to so many tokens; nothing is recorded yet."""
     model = held.model
     page_size = library.generator.dynamic.PAGED_PAGE_SIZE
-    device = torch.device("cuda", model.modules[1].device_idx)
+    index = model.modules[1].device_idx
+    device = library.module._torch_device(index)
     shape = (rows, tokens, model.modules[-1].out_features)
     return DecodeGraphs(
         forward,
-        CudaRecorder(device, model.get_device_context(device.index).stream),
+        CudaRecorder(device, model.get_device_context(index).stream),
         GraphShapes.of(rows, -(-longest // page_size)),
         torch.empty(shape, dtype=torch.half, device=device),
         spare_page=held.cache.max_seq_len // page_size - 1,
