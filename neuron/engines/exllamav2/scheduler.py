@@ -12,7 +12,6 @@ always goes on, since every request fits into an empty pool.
 While nobody can start, decode steps run ahead of the host by one (`decode_step`).
 """
 
-from collections import deque
 from functools import partial
 from typing import Final, Literal
 
@@ -29,6 +28,7 @@ from neuron.engines.exllamav2.decode_step import DecodeStep
 from neuron.engines.exllamav2.failures import NotFiniteError, interrupted
 from neuron.engines.exllamav2.generator import PagedGenerator
 from neuron.engines.exllamav2.prompt_scores import score_prompt
+from neuron.engines.exllamav2.roster import Roster
 from neuron.engines.exllamav2.sampling.batch import Sampled
 from neuron.engines.exllamav2.sampling.choosing import Chooser
 from neuron.engines.exllamav2.sequence import Sequence
@@ -69,14 +69,11 @@ class Scheduler:
         self._generator = generator
         self._chooser = chooser
         self._speculator = speculator
-        self._slots = slots
+        self._roster = Roster(slots)
         self._longest_chunk: int = generator.max_chunk_size
         self._chunk = min(chunk, self._longest_chunk)
-        self._waiting: deque[Sequence] = deque()
-        self._prefilling: Sequence | None = None
         self._runs_ahead = runs_ahead
         self._launched: DecodeStep | None = None
-        self._decoding: list[Sequence] = []
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.generated_tokens = 0
@@ -86,25 +83,24 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a request that fits; its id must be new."""
-        self._waiting.append(sequence)
+        self._roster.waiting.append(sequence)
 
     def remove(self, request_id: str) -> None:
         """Forget a request wherever it is; unknown ones are none."""
-        for sequence in self.everyone():
-            if sequence.request.id == request_id:
-                self._drop(sequence)
-                return
+        sequence = self._roster.find(request_id)
+        if sequence is not None:
+            self._roster.drop(sequence)
 
     def knows(self, request_id: str) -> bool:
-        return any(sequence.request.id == request_id for sequence in self.everyone())
+        return self._roster.find(request_id) is not None
 
     @property
     def running(self) -> int:
-        return len(self._decoding) + (self._prefilling is not None)
+        return len(self._roster.running)
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._roster.waiting)
 
     def step(self, events: list[EngineEvent]) -> None:
         """A chunk of prompt tokens, then a token for everyone who is prefilled.
@@ -126,60 +122,45 @@ class Scheduler:
         Who has no output yet is queued again, once; the other running ones fail.
         """
         self._generator, self._launched = generator, None
-        running = self._running()
-        self._prefilling, self._decoding = None, []
-        for sequence in self._waiting:
-            sequence.job = None
         again = []
-        for sequence in running:
-            sequence.job = None
+        for sequence in self._roster.stop():
             if sequence.generated or sequence.retried:
-                self._close(sequence)
+                sequence.close()
                 events.append(Failed(sequence.request.id, interrupted(error)))
             else:
                 sequence.retried = True
                 again.append(sequence)
-        self._waiting.extendleft(reversed(again))
+        self._roster.waiting.extendleft(reversed(again))
 
     def close(self) -> None:
         """Forget everyone."""
-        for sequence in self.everyone():
-            self._drop(sequence)
-
-    def everyone(self) -> list[Sequence]:
-        """Queued ones first, then the running ones, oldest first."""
-        return [*self._waiting, *self._running()]
-
-    def _running(self) -> list[Sequence]:
-        """Oldest first: who prefills has started last."""
-        return [*self._decoding, *filter(None, [self._prefilling])]
+        for sequence in self._roster.everyone:
+            self._roster.drop(sequence)
 
     # Prefill.
 
     def _prefill(self, events: list[EngineEvent]) -> None:
-        budget = self._chunk if self._decoding else self._longest_chunk
+        budget = self._chunk if self._roster.decoding else self._longest_chunk
         while budget >= self._generator.page_size:
-            if self._prefilling is None and not self._start_next():
+            sequence = self._roster.prefilling or self._start_next()
+            if sequence is None:
                 return
-            sequence = self._prefilling
-            assert sequence is not None
             budget -= self._prefill_some(sequence, budget, events)
 
-    def _start_next(self) -> bool:
-        """Give the longest waiting request a slot and pages, if there are any."""
-        if not self._waiting or len(self._decoding) >= self._slots:
-            return False
-        sequence = self._waiting[0]
+    def _start_next(self) -> Sequence | None:
+        """Who starts, with a slot and pages, if there are any."""
+        sequence = self._roster.next
+        if sequence is None:
+            return None
         job = sequence.prepare(self._generator)
-        spare = sum(running.may_take for running in self._decoding)
+        spare = sum(running.may_take for running in self._roster.decoding)
         if job.current_new_pages_required() + spare > self._generator.pages_free:
-            return False
-        self._waiting.popleft()
-        self._prefilling = sequence
+            return None
+        self._roster.start()
         job.allocate_pages()
         if sequence.constrained is not None:
             sequence.constrained.prepare()
-        return True
+        return sequence
 
     def _prefill_some(
         self, sequence: Sequence, budget: int, events: list[EngineEvent]
@@ -204,8 +185,7 @@ class Scheduler:
                 PrefillProgress(sequence.request.id, done, sequence.prompt_tokens)
             )
         if job.is_prefill_done():
-            self._prefilling = None
-            self._decoding.append(sequence)
+            self._roster.decode()
             sequence.forget_images()
             if not sequence.request.max_new_tokens:
                 self._finish(sequence, "length", events)
@@ -259,7 +239,7 @@ class Scheduler:
         step, self._launched = self._launched, None
         if step is None:
             self._make_room()
-            batch = list(self._decoding)
+            batch = list(self._roster.decoding)
             if not batch:
                 return
             drafts = self._speculator.propose(self._generator, batch)
@@ -274,8 +254,9 @@ class Scheduler:
         launched = None
         if (
             self._runs_ahead
-            and self._nobody_starts
-            and step.concerns.issuperset(self._decoding)
+            and not self._roster.next
+            and not self._roster.prefilling
+            and step.concerns.issuperset(self._roster.decoding)
         ):
             launched = step.launch_next(self._generator, self._chooser)
         for sequence, choice in step.results():
@@ -284,11 +265,6 @@ class Scheduler:
                 launched.forget(sequence)
         if launched is not None and launched.concerns:
             self._launched = launched
-
-    @property
-    def _nobody_starts(self) -> bool:
-        has_slot = len(self._decoding) < self._slots
-        return self._prefilling is None and not (self._waiting and has_slot)
 
     def _check(
         self,
@@ -331,18 +307,14 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """A page for everyone's next token, at the cost of the youngest."""
-        for sequence in list(self._decoding):
-            while sequence in self._decoding and not sequence.room:
+        for sequence in list(self._roster.decoding):
+            while sequence in self._roster.decoding and not sequence.room:
                 pages = min(sequence.may_take, self._generator.pages_free)
                 if pages:
                     sequence.run.grow(pages)
                 else:
-                    self._preempt(self._running()[-1])
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self._leave(sequence)
-        self._waiting.appendleft(sequence)
-        self.preemptions += 1
+                    self._roster.preempt(self._roster.running[-1])
+                    self.preemptions += 1
 
     def _accept(
         self, sequence: Sequence, choice: Sampled, events: list[EngineEvent]
@@ -377,7 +349,7 @@ class Scheduler:
         reason: Literal["stop", "length"],
         events: list[EngineEvent],
     ) -> None:
-        self._drop(sequence)
+        self._roster.drop(sequence)
         events.append(Finished(sequence.request.id, reason))
 
     def _fail(
@@ -385,26 +357,5 @@ class Scheduler:
     ) -> None:
         if isinstance(error, NotFiniteError):
             self._generator.wipe(sequence.run.give_back(keep=False))
-        self._drop(sequence)
+        self._roster.drop(sequence)
         events.append(Failed(sequence.request.id, error))
-
-    def _drop(self, sequence: Sequence) -> None:
-        """The request is over."""
-        self._close(sequence)
-        self._leave(sequence)
-
-    def _close(self, sequence: Sequence) -> None:
-        if sequence.constrained is not None:
-            sequence.constrained.close()
-
-    def _leave(self, sequence: Sequence) -> None:
-        """Out of wherever it is, without its pages."""
-        if sequence.job is not None:
-            sequence.job.give_back()
-            sequence.job = None
-        if sequence is self._prefilling:
-            self._prefilling = None
-        elif sequence in self._decoding:
-            self._decoding.remove(sequence)
-        else:
-            self._waiting.remove(sequence)

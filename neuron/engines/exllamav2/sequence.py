@@ -78,6 +78,11 @@ class Sequence:
         """Tokens that its pages can still take."""
         return self.run.held * self.page_size - self.run.computed
 
+    def close(self) -> None:
+        """Let go of its constraint: the request is over."""
+        if self.constrained is not None:
+            self.constrained.close()
+
     def forget_images(self) -> None:
         """What its images look like is in the KV cache now."""
         for image in self.images:

@@ -181,7 +181,7 @@ def assert_page_table_holds(driver: GenerationDriver) -> None:
     assert sorted(page.page_index for page in pages) == list(range(generator.max_pages))
     held = Counter(
         page.page_index
-        for sequence in driver._scheduler.everyone()
+        for sequence in driver._scheduler._roster.everyone
         if sequence.job is not None
         for page in sequence.job.sequences[0].allocated_pages or ()
     )
