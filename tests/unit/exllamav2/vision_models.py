@@ -148,7 +148,7 @@ _QWEN_IMAGES: Final = {
     **_CLIP, "patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2,
     "min_pixels": 256, "max_pixels": 4096,
 }  # fmt: skip
-_MROPE: Final = {"type": "mrope", "mrope_section": [8, 4, 4]}
+_MROPE: Final = {"type": "mrope", "mrope_section": [16, 8, 8]}
 
 FAMILIES: Final = {
     "pixtral": Family(
