@@ -166,6 +166,8 @@ class Run:
         first, *others = scale.sizes
         batches = ("--batches", scale.batches)
         compared = (*batches, "--prompts", scale.prompts)
+        # What is ours alone has settled when it is loaded.
+        warm = ("--warm", "64")
 
         def bench(name: str, what: str, size: str, deadline: float, *more: str) -> Step:
             model = str(models / model_name(size))
@@ -178,11 +180,11 @@ class Run:
             measured = ["-m", "tests.gpu.machine", out("ceilings"), str(weights)]
             yield "bench", Step("ceilings", measured, 40)
         yield "bench", bench(f"bench-{first}", "compare", first, 110, *compared)
-        yield "stack", bench(f"stack-{first}", "stack", first, 70, *batches)
+        yield "stack", bench(f"stack-{first}", "stack", first, 70, *batches, *warm)
         for file in ALONE:
             yield "checks", _checks([file], out)
         for changed in changed_levers():
-            few = ("--batches", scale.few, "--changed", changed)
+            few = ("--batches", scale.few, "--changed", changed, *warm)
             yield "levers", bench(f"lever-{changed}", "lever", first, 50, *few)
         for size in others:
             yield "bench", bench(f"bench-{size}", "compare", size, 70, *compared)
