@@ -94,12 +94,7 @@ class Description:
     @cached_property
     def modules(self) -> tuple[ModuleCost, ...]:
         """What each module takes on a device, in the order in which they run."""
-        return module_costs(
-            self.tensors.specs,
-            self.architecture,
-            tied_head=True,
-            act_order=self.quantization.get("desc_act") is True,
-        )
+        return module_costs(self.tensors.specs, self.architecture)
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:

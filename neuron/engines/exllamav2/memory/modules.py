@@ -92,29 +92,21 @@ def aligned(nbytes: int) -> int:
 
 
 def module_costs(
-    specs: Mapping[str, TensorSpec],
-    architecture: Architecture,
-    *,
-    tied_head: bool,
-    act_order: bool = False,
+    specs: Mapping[str, TensorSpec], architecture: Architecture
 ) -> tuple[ModuleCost, ...]:
-    """The decoder's modules in the order in which they run.
-
-    Args:
-        specs: the folder's tensors.
-        tied_head: whether the embedding serves as the head where there is none.
-        act_order: whether a GPTQ model's rows are in another order than its groups.
+    """The decoder's modules in the order in which they run; where the folder's tensors
+    have no head, the embedding is one.
     """
     groups: dict[tuple[int, Kind], dict[str, TensorSpec]] = defaultdict(dict)
     for name, spec in specs.items():
         if _is_read(name, spec, architecture):
             groups[_place(name)][name] = spec
-    if tied_head and not any(kind == "head" for _, kind in groups):
+    if not any(kind == "head" for _, kind in groups):
         groups[_LAST, "head"] = groups[-1, "embedding"]
     if (_LAST - 1, "norm") not in groups:
         groups[_LAST - 1, "norm"] = {}
     return tuple(
-        _module(layer, kind, tensors, act_order)
+        _module(layer, kind, tensors)
         for (layer, kind), tensors in sorted(groups.items(), key=_running_order)
     )
 
@@ -154,9 +146,7 @@ def _place(name: str) -> tuple[int, Kind]:
     return layer, "attention" if _ATTENTION.match(inner) else "mlp"
 
 
-def _module(
-    layer: int, kind: Kind, tensors: Mapping[str, TensorSpec], act_order: bool
-) -> ModuleCost:
+def _module(layer: int, kind: Kind, tensors: Mapping[str, TensorSpec]) -> ModuleCost:
     linears: dict[str, dict[str, TensorSpec]] = defaultdict(dict)
     other = 0
     for name, spec in tensors.items():
@@ -165,10 +155,7 @@ def _module(
             linears[key][part] = spec
         else:
             other += aligned(half_bytes(spec))
-    costs = tuple(
-        _linear(key, parts, kind=kind, act_order=act_order)
-        for key, parts in linears.items()
-    )
+    costs = tuple(_linear(key, parts, kind=kind) for key, parts in linears.items())
     return ModuleCost(kind, layer if 0 <= layer < _LAST - 1 else None, costs, other)
 
 
@@ -185,9 +172,7 @@ def half_bytes(spec: TensorSpec) -> int:
     return prod(spec.shape) * _HALF if spec.dtype in FLOATS else spec.nbytes
 
 
-def _linear(
-    key: str, parts: Mapping[str, TensorSpec], *, kind: Kind, act_order: bool
-) -> LinearCost:
+def _linear(key: str, parts: Mapping[str, TensorSpec], *, kind: Kind) -> LinearCost:
     def arena(names: Iterable[str]) -> int:
         return sum(aligned(half_bytes(parts[n])) for n in names if n in parts)
 
@@ -203,7 +188,9 @@ def _linear(
     if "qweight" in parts:
         rows, columns = 8 * parts["qweight"].shape[0], parts["qweight"].shape[-1]
         stored = arena(("qweight", "qzeros", "scales", "g_idx", "bias"))
-        made = 2 * aligned(2 * rows) if act_order else 0
+        # Rows are put in order unless `g_idx` has them all in the first group.
+        ordered = "g_idx" in parts and prod(parts["qzeros"].shape[:1]) > 1
+        made = 2 * aligned(2 * rows) if ordered else 0
         return LinearCost(key, rows, columns, True, stored, made)
     columns, rows = parts["weight"].shape
     columns += -columns % 32

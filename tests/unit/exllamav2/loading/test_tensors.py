@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from neuron.engines.exllamav2.memory.modules import aligned
+from neuron.exl2 import open_model
 from neuron.models.bundled import bundled_root
 from tests.support import cuda_stack
 from tests.unit.exllamav2 import hollow
@@ -74,6 +77,29 @@ def test_bytes_are_those_of_the_plan(
     assert 0 <= arena - largest <= 512 * len(storages)
     rest = sum(storages.values()) - largest
     assert 0 <= loose - rest <= 512 * len(storages)
+
+
+def test_orders_of_gptq_rows_are_planned_for(
+    tmp_path: Path, library: tuple[Any, Handles]
+) -> None:
+    """Groups of rows one after the other are an order, too, to the library."""
+    info = hollow.write_llama(tmp_path / "m", kind="gptq")
+    hollow.with_the_bundled_tokenizer(info.path)
+    for name, spec in open_model(info.path).specs.items():
+        if name.endswith(".g_idx"):
+            groups = np.arange(spec.shape[0], dtype="<i4") // hollow.GROUP
+            with spec.file.open("r+b") as stream:
+                stream.seek(spec.offset)
+                stream.write(groups.tobytes())
+    loaded = load(library[0], spec_of(info))
+    made = [
+        tensor.nbytes
+        for key, tensor in tensors_of(loaded.model).items()
+        if key.endswith(("q_perm", "q_invperm"))
+    ]
+    planned = sum(module.loose_bytes for module in loaded.requirements.model.modules)
+    assert len(made) == 2 * 21
+    assert planned == sum(map(aligned, made))
 
 
 @pytest.mark.parametrize(
