@@ -46,7 +46,7 @@ def test_every_cache(reference: Reference, tiny: Path, mode: str) -> None:
     """Two sequences of different lengths that decode together, over a page's end."""
     with running(tiny, slots=2, cache_mode=mode, cache_tokens=1024) as engine:
         wanted = [
-            request(str(count), prompt_of(count), 8, top_logprobs=0, prompt_logprobs=0)
+            request(str(count), prompt_of(count), 8, top_logprobs=0)
             for count in (40, 253)
         ]
         outputs = generate(engine, *wanted)
