@@ -3,6 +3,11 @@
 The CPU engine computes in float32 from the same dequantized weights; the GPU one in
 float16, in which the library adds up as well. So they agree within bounds, which are
 written down here, and choose another token only where two are about as likely.
+
+The library's kernels compiled for the CPU stay within a tenth to a quarter of them: a
+GPU adds up in other orders, and its attention in float16. Measured there, mean and
+most: 0.0012 and 0.007 nats with random weights of 3 to 8 bits, 0.012 and 0.045 with
+trained ones; 0.006, 0.043 and 0.065 at most with a Q8, Q6 and Q4 cache.
 """
 
 from collections.abc import Sequence
