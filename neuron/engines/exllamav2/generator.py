@@ -10,7 +10,7 @@ from operator import is_not
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from exllamav2.compat import safe_move_tensor
+from exllamav2 import compat
 from exllamav2.ext import exllamav2_ext as ext_c
 from exllamav2.generator.dynamic import ExLlamaV2DynamicGenerator
 
@@ -304,9 +304,9 @@ class PagedGenerator(ExLlamaV2DynamicGenerator):  # type: ignore[misc]
         """Logits [1, tokens, padded vocab] from what enters the last norm."""
         model = self.model
         norm, head = model.modules[model.head_layer_idx - 1 :]
-        state = safe_move_tensor(state, norm.device_idx)
+        state = compat.safe_move_tensor(state, norm.device_idx)
         logits: torch.Tensor = head.forward(
-            safe_move_tensor(norm.forward(state), head.device_idx),
+            compat.safe_move_tensor(norm.forward(state), head.device_idx),
             loras=self.current_loras,
         )
         if model.config.final_logit_softcapping:
