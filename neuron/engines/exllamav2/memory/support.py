@@ -92,8 +92,7 @@ def _check_heads(model: Description) -> None:
 
 
 def _has_qk_norm(model: Description) -> bool:
-    wanted = model.architecture.qk_norm is not None
-    return wanted and any(n.endswith(".q_norm.weight") for n in model.tensors.specs)
+    return any(name.endswith(".q_norm.weight") for name in model.tensors.specs)
 
 
 def _check_positions(model: Description) -> None:
